@@ -1,0 +1,6 @@
+export * from './errors.ts';
+export * from './grant-copy.ts';
+export * from './identity.ts';
+export * from './platform.ts';
+export * from './runtime.ts';
+export * from './transport.ts';
