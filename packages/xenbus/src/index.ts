@@ -1,1 +1,9 @@
-export {};
+export * from './backend-bus.ts';
+export * from './backend-device.ts';
+export * from './device-nodes.ts';
+export * from './frontend-device.ts';
+export * from './keys.ts';
+export * from './life-cycle.ts';
+export * from './reconciler.ts';
+export * from './state.ts';
+export * from './toolstack.ts';

@@ -1,1 +1,3 @@
-export {};
+export * from './hypervisor.ts';
+export { DEFAULT_LIMITS, type LoopbackLimits } from './layout.ts';
+export { LoopbackPlatform } from './loopback-platform.ts';

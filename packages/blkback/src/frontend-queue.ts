@@ -1,0 +1,292 @@
+/**
+ * Sends block requests through one blkif ring: the data path of the frontend. Data passes through pages that are granted
+ * once, for the life of the connection (zeroed first, and used for nothing else: XSA-403), so a request costs no grant
+ * operation. Free of `node:` modules.
+ */
+import {
+  type Domid,
+  ErrnoError,
+  type ErrorContext,
+  type EventPort,
+  FrontRing,
+  type GrantedPages,
+  type GrantReference,
+  PAGE_SIZE,
+  type Platform,
+  ProtocolError,
+} from '@pvkit/ring';
+import type { IoVector } from './device.ts';
+import {
+  BLKIF_MAX_SEGMENTS_PER_REQUEST,
+  BLKIF_OP_FLUSH_DISKCACHE,
+  BLKIF_OP_READ,
+  BLKIF_OP_WRITE,
+  BLKIF_RSP_EOPNOTSUPP,
+  BLKIF_RSP_OKAY,
+  BLKIF_SLOT_BYTES,
+  BLKIF_SLOT_WORDS,
+  BlkifRequest,
+  BlkifResponse,
+  SECTOR_SIZE,
+  SECTORS_PER_PAGE,
+} from './protocol.ts';
+
+const MAX_REQUEST_BYTES = BLKIF_MAX_SEGMENTS_PER_REQUEST * PAGE_SIZE;
+
+export interface FrontendQueueOptions {
+  readonly platform: Platform;
+  readonly backend: Domid;
+  readonly context: ErrorContext;
+  /** The backend broke the protocol; the queue has failed everything and stopped. Called at most once. */
+  readonly failed: (reason: Error) => void;
+}
+
+type Operation = typeof BLKIF_OP_READ | typeof BLKIF_OP_WRITE | typeof BLKIF_OP_FLUSH_DISKCACHE;
+
+/** A position in an I/O vector. */
+interface Cursor {
+  range: number;
+  rangeOffset: number;
+}
+
+/** One call of the device interface: as many ring requests as its bytes need. The cursor is that of `submitted`. */
+interface Call extends Cursor {
+  readonly operation: Operation;
+  readonly sector: number;
+  readonly vector: IoVector | undefined;
+  readonly byteLength: number;
+  /** Bytes handed to the ring so far. */
+  submitted: number;
+  /** Requests on the ring. */
+  inFlight: number;
+  error: Error | undefined;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** What a ring request carries, and from where in its call's vector; `id` is its index. */
+interface Slot extends Cursor {
+  call: Call | undefined;
+  byteLength: number;
+}
+
+export class FrontendQueue {
+  readonly port: EventPort;
+  readonly #options: FrontendQueueOptions;
+  readonly #ringPages: GrantedPages;
+  readonly #dataPages: GrantedPages;
+  readonly #ring: FrontRing;
+  readonly #slots: Slot[] = [];
+  readonly #free: number[] = [];
+  /** Calls not wholly on the ring yet; `#head` is the first of them. */
+  #waiting: Call[] = [];
+  #head = 0;
+  readonly #request = new BlkifRequest();
+  readonly #response = new BlkifResponse();
+  readonly #words = new Int32Array(BLKIF_SLOT_WORDS);
+  #pushScheduled = false;
+  #closed: Error | undefined;
+  readonly #push = (): void => {
+    this.#pushScheduled = false;
+    if (this.#closed === undefined && this.#ring.push()) this.#options.platform.events.notify(this.port);
+  };
+
+  constructor(options: FrontendQueueOptions) {
+    this.#options = options;
+    const { platform, backend } = options;
+    this.#ringPages = platform.grants.share(backend, 1, 'read-write');
+    try {
+      this.#ring = FrontRing.create(this.#ringPages, BLKIF_SLOT_BYTES);
+      this.#dataPages = platform.grants.share(backend, this.#ring.size * BLKIF_MAX_SEGMENTS_PER_REQUEST, 'read-write');
+    } catch (error) {
+      this.#ringPages.endAccess();
+      throw error;
+    }
+    for (let id = 0; id < this.#ring.size; id++) {
+      this.#slots.push({ call: undefined, byteLength: 0, range: 0, rangeOffset: 0 });
+      this.#free.push(this.#ring.size - 1 - id);
+    }
+    try {
+      this.port = platform.events.allocateUnbound(backend);
+    } catch (error) {
+      this.#dataPages.endAccess();
+      this.#ringPages.endAccess();
+      throw error;
+    }
+    platform.events.listen(this.port, () => this.#onEvent());
+  }
+
+  /** `ring-ref` of this queue. */
+  get ringReference(): GrantReference {
+    return this.#ringPages.references[0]!;
+  }
+
+  read(sector: number, vector: IoVector): Promise<void> {
+    return this.#enqueue(BLKIF_OP_READ, sector, vector);
+  }
+
+  write(sector: number, vector: IoVector): Promise<void> {
+    return this.#enqueue(BLKIF_OP_WRITE, sector, vector);
+  }
+
+  flush(): Promise<void> {
+    return this.#enqueue(BLKIF_OP_FLUSH_DISKCACHE, 0, undefined);
+  }
+
+  /** Fails what is under way with `reason` and gives back port and pages. Idempotent. */
+  close(reason: Error): void {
+    if (this.#closed !== undefined) return;
+    this.#closed = reason;
+    this.#options.platform.events.close(this.port);
+    this.#ringPages.endAccess();
+    this.#dataPages.endAccess();
+    const calls = new Set(this.#waiting.slice(this.#head));
+    for (const slot of this.#slots) if (slot.call !== undefined) calls.add(slot.call);
+    this.#waiting = [];
+    this.#head = 0;
+    for (const call of calls) call.reject(reason);
+  }
+
+  #enqueue(operation: Operation, sector: number, vector: IoVector | undefined): Promise<void> {
+    if (this.#closed !== undefined) return Promise.reject(this.#closed);
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({
+        operation,
+        sector,
+        vector,
+        byteLength: vector?.byteLength ?? 0,
+        submitted: 0,
+        range: 0,
+        rangeOffset: 0,
+        inFlight: 0,
+        error: undefined,
+        resolve,
+        reject,
+      });
+      this.#submit();
+    });
+  }
+
+  /** Moves what fits from the waiting calls to the ring. A call that has failed goes no further. */
+  #submit(): void {
+    while (this.#head < this.#waiting.length) {
+      const call = this.#waiting[this.#head]!;
+      if (call.error === undefined) {
+        if (this.#free.length === 0) return;
+        this.#put(call);
+        if (call.submitted < call.byteLength) continue;
+      }
+      this.#head++;
+      if (this.#head === this.#waiting.length || this.#head >= 1024) {
+        this.#waiting.splice(0, this.#head);
+        this.#head = 0;
+      }
+    }
+  }
+
+  #put(call: Call): void {
+    const id = this.#free.pop()!;
+    const slot = this.#slots[id]!;
+    const length = Math.min(MAX_REQUEST_BYTES, call.byteLength - call.submitted);
+    slot.call = call;
+    slot.byteLength = length;
+    slot.range = call.range;
+    slot.rangeOffset = call.rangeOffset;
+    if (call.operation === BLKIF_OP_WRITE) this.#transfer(call.vector!, call, id, true);
+    else if (call.operation === BLKIF_OP_READ) skip(call.vector!, call, length);
+
+    const request = this.#request;
+    request.operation = call.operation;
+    request.idLow = id;
+    request.idHigh = 0;
+    request.sector = call.sector + call.submitted / SECTOR_SIZE;
+    request.segmentCount = Math.ceil(length / PAGE_SIZE);
+    const firstPage = id * BLKIF_MAX_SEGMENTS_PER_REQUEST;
+    for (let index = 0; index < request.segmentCount; index++) {
+      const rest = length - index * PAGE_SIZE;
+      request.references[index] = this.#dataPages.references[firstPage + index]!;
+      request.firstSectors[index] = 0;
+      request.lastSectors[index] = (rest >= PAGE_SIZE ? SECTORS_PER_PAGE : rest / SECTOR_SIZE) - 1;
+    }
+    request.encode(this.#words);
+    this.#ring.put(this.#words);
+    call.submitted += length;
+    call.inFlight++;
+    if (this.#pushScheduled) return;
+    // Published once for all calls of this moment.
+    this.#pushScheduled = true;
+    void Promise.resolve().then(this.#push);
+  }
+
+  /** Copies a request's bytes between its pages and `vector`, moving `cursor` past them. */
+  #transfer(vector: IoVector, cursor: Cursor, id: number, write: boolean): void {
+    let page = id * MAX_REQUEST_BYTES;
+    let left = this.#slots[id]!.byteLength;
+    while (left > 0) {
+      const buffer = vector.buffers[cursor.range]!;
+      const offset = vector.offsets[cursor.range]! + cursor.rangeOffset;
+      const size = Math.min(left, vector.lengths[cursor.range]! - cursor.rangeOffset);
+      if (write) this.#dataPages.write(page, buffer, offset, size);
+      else this.#dataPages.read(page, buffer, offset, size);
+      page += size;
+      left -= size;
+      advance(vector, cursor, size);
+    }
+  }
+
+  #onEvent(): void {
+    try {
+      do while (this.#ring.take(this.#words)) this.#complete();
+      while (this.#ring.finalCheck());
+    } catch (error) {
+      const reason = error instanceof Error ? error : new Error(String(error));
+      this.close(reason);
+      this.#options.failed(reason);
+      return;
+    }
+    this.#submit();
+    this.#options.platform.events.unmask(this.port);
+  }
+
+  #complete(): void {
+    const response = this.#response;
+    response.decode(this.#words);
+    const slot = response.idHigh === 0 ? this.#slots[response.idLow] : undefined;
+    const call = slot?.call;
+    if (slot === undefined || call === undefined || response.operation !== call.operation)
+      throw new ProtocolError(
+        `backend answered id ${response.idHigh}:${response.idLow}, operation ${response.operation}, which is not on the ring`,
+        this.#options.context,
+      );
+    if (response.status !== BLKIF_RSP_OKAY) call.error ??= this.#errorOf(call, response.status);
+    else if (call.operation === BLKIF_OP_READ) this.#transfer(call.vector!, slot, response.idLow, false);
+    slot.call = undefined;
+    this.#free.push(response.idLow);
+    call.inFlight--;
+    if (call.inFlight > 0) return;
+    if (call.error !== undefined) call.reject(call.error);
+    else if (call.submitted === call.byteLength) call.resolve();
+  }
+
+  #errorOf(call: Call, status: number): Error {
+    const name = status === BLKIF_RSP_EOPNOTSUPP ? 'EOPNOTSUPP' : 'EIO';
+    const what = call.operation === BLKIF_OP_READ ? 'read' : call.operation === BLKIF_OP_WRITE ? 'write' : 'flush';
+    return new ErrnoError(name, `${what} of ${call.byteLength} bytes at sector ${call.sector}`, this.#options.context);
+  }
+}
+
+/** Moves a cursor by `size` bytes, which stay within its range. */
+function advance(vector: IoVector, cursor: Cursor, size: number): void {
+  cursor.rangeOffset += size;
+  if (cursor.rangeOffset < vector.lengths[cursor.range]!) return;
+  cursor.range++;
+  cursor.rangeOffset = 0;
+}
+
+function skip(vector: IoVector, cursor: Cursor, length: number): void {
+  while (length > 0) {
+    const size = Math.min(length, vector.lengths[cursor.range]! - cursor.rangeOffset);
+    advance(vector, cursor, size);
+    length -= size;
+  }
+}

@@ -1,0 +1,381 @@
+/** The ports of `@pvkit/ring` for one domain of a loopback machine, as one thread sees them. */
+import { ErrnoError, GrantError, grantStatusName } from '../errors.ts';
+import type { GrantCopyBatch } from '../grant-copy.ts';
+import { type DomainIdentity, type Domid, type EventPort, type GrantReference, isEventPort } from '../identity.ts';
+import { PagedMemory } from '../paged-memory.ts';
+import type {
+  EventChannels,
+  GrantAccess,
+  GrantedPages,
+  Grants,
+  MappedPages,
+  Platform,
+  PlatformUsage,
+  SharedPages,
+} from '../platform.ts';
+import type { Runtime } from '../runtime.ts';
+import { GrantTable } from './grant-table.ts';
+import * as L from './layout.ts';
+import type { Machine } from './machine.ts';
+import { Maptrack } from './maptrack.ts';
+import { PortTable, wake } from './port-table.ts';
+
+/** Handlers run in one turn of the event loop before others get theirs. */
+const EVENTS_PER_TURN = 64;
+/** An otherwise idle process stays while a platform is open: it may be woken by another thread at any time. */
+const KEEP_ALIVE_MS = 2 ** 30;
+
+export class LoopbackPlatform implements Platform, Grants, EventChannels {
+  readonly identity: DomainIdentity;
+  readonly runtime: Runtime;
+  readonly grants: Grants = this;
+  readonly events: EventChannels = this;
+  readonly #machine: Machine;
+  readonly #words: Int32Array;
+  readonly #ports: PortTable;
+  readonly #table: GrantTable;
+  readonly #maptrack: Maptrack;
+  readonly #attachment: number;
+  readonly #attachmentIndex: number;
+  readonly #listeners = new Map<number, () => void>();
+  readonly #openPorts = new Set<EventPort>();
+  readonly #granted = new Set<LoopbackGrantedPages>();
+  readonly #mapped = new Set<LoopbackMappedPages>();
+  /** What another domain still used when its access was ended. */
+  #quarantine: { readonly reference: GrantReference; readonly frame: number }[] = [];
+  #dispatching = false;
+  #closed = false;
+  readonly #keepAlive: { cancel(): void };
+
+  constructor(machine: Machine, identity: DomainIdentity, runtime: Runtime, keepAlive: { cancel(): void }) {
+    this.identity = identity;
+    this.runtime = runtime;
+    this.#machine = machine;
+    this.#words = machine.words;
+    this.#ports = new PortTable(machine, identity.domid);
+    this.#table = new GrantTable(machine, identity.domid);
+    this.#maptrack = new Maptrack(machine, identity.domid);
+    this.#attachmentIndex = attach(machine);
+    this.#attachment = machine.layout.attachments + this.#attachmentIndex * machine.layout.attachmentWords;
+    this.#keepAlive = keepAlive;
+    this.#sleep();
+  }
+
+  // -- grants --------------------------------------------------------------------------------------------------------
+
+  share(to: Domid, pageCount: number, access: GrantAccess): GrantedPages {
+    this.#checkOpen();
+    this.#sweep();
+    const { domid } = this.identity;
+    const frames = this.#machine.allocateFrames(domid, pageCount);
+    const references: GrantReference[] = [];
+    for (const frame of frames) {
+      const reference = this.#table.grant(to, frame, access);
+      if (reference === undefined) {
+        for (const undo of references) this.#table.endAccess(undo);
+        this.#machine.releaseFrames(domid, frames);
+        throw new GrantError('GNTST_no_space', `granting ${pageCount} pages: the grant table is full`, { domid });
+      }
+      references.push(reference);
+    }
+    return this.#adopt(frames, references);
+  }
+
+  /** The domain's end of its xenstore ring, as the domain builder left it. @throws ErrnoError ENODEV without one. */
+  openStoreRing(): { readonly pages: SharedPages; readonly port: EventPort } {
+    this.#checkOpen();
+    const record = this.#machine.domain(this.identity.domid);
+    const port = Atomics.load(this.#words, record + L.DOMAIN_STORE_PORT);
+    if (!isEventPort(port)) throw new ErrnoError('ENODEV', 'opening the xenstore ring', this.identity);
+    this.#ports.adopt(port, this.#attachmentIndex);
+    this.#openPorts.add(port);
+    return { pages: new PagedMemory(this.runtime, [this.#machine.frame(this.#words[record + L.DOMAIN_STORE_FRAME]!)]), port };
+  }
+
+  #adopt(frames: readonly number[], references: readonly GrantReference[]): GrantedPages {
+    const pages = new LoopbackGrantedPages(
+      this.runtime,
+      this.#machine,
+      frames,
+      references,
+      () => this.#granted.delete(pages) && this.#endAccess(frames, references),
+    );
+    this.#granted.add(pages);
+    return pages;
+  }
+
+  #endAccess(frames: readonly number[], references: readonly GrantReference[]): boolean {
+    if (!this.#alive()) return true;
+    const before = this.#quarantine.length;
+    const free: number[] = [];
+    references.forEach((reference, index) => {
+      const frame = frames[index]!;
+      if (this.#table.endAccess(reference)) free.push(frame);
+      else this.#quarantine.push({ reference, frame });
+    });
+    this.#machine.releaseFrames(this.identity.domid, free);
+    return this.#quarantine.length === before;
+  }
+
+  /** Frees of the quarantine what the other side has let go. */
+  #sweep(): void {
+    if (this.#quarantine.length === 0) return;
+    const free: number[] = [];
+    this.#quarantine = this.#quarantine.filter(({ reference, frame }) => {
+      if (!this.#table.endAccess(reference)) return true;
+      free.push(frame);
+      return false;
+    });
+    this.#machine.releaseFrames(this.identity.domid, free);
+  }
+
+  map(from: Domid, references: readonly GrantReference[], access: GrantAccess): MappedPages {
+    this.#checkOpen();
+    const context = { instance: this.identity.instance, domid: from };
+    if (!this.#machine.isAlive(from))
+      throw new GrantError('GNTST_bad_domain', `mapping ${references.length} grants`, context);
+    const handles: number[] = [];
+    for (const reference of references) {
+      const handle = this.#maptrack.map(from, reference, access === 'read-write');
+      if (handle < 0) {
+        for (const undo of handles) this.#maptrack.unmap(undo);
+        throw new GrantError(grantStatusName(handle), `mapping grant reference ${reference}`, context);
+      }
+      handles.push(handle);
+    }
+    const frames = handles.map((handle) => this.#maptrack.frame(handle));
+    const pages = new LoopbackMappedPages(this.runtime, this.#machine, frames, access, () => {
+      if (!this.#mapped.delete(pages) || !this.#alive()) return;
+      for (const handle of handles) this.#maptrack.unmap(handle);
+    });
+    this.#mapped.add(pages);
+    return pages;
+  }
+
+  copy(batch: GrantCopyBatch): void {
+    this.#checkOpen();
+    if (this.#machine.isAlive(batch.domid)) this.#tableOf(batch.domid).copy(batch, this.identity.domid);
+    else batch.statuses.fill(-2 /* GNTST_bad_domain */, 0, batch.count);
+  }
+
+  /** The table last copied from: a driver copies from one domain. */
+  #peerTable: { readonly domid: Domid; readonly table: GrantTable } | undefined;
+  #tableOf(domid: Domid): GrantTable {
+    if (this.#peerTable?.domid !== domid) this.#peerTable = { domid, table: new GrantTable(this.#machine, domid) };
+    return this.#peerTable.table;
+  }
+
+  allocateBuffer(byteLength: number): Uint8Array {
+    return new Uint8Array(byteLength);
+  }
+
+  // -- event channels ------------------------------------------------------------------------------------------------
+
+  allocateUnbound(remote: Domid): EventPort {
+    this.#checkOpen();
+    const port = this.#ports.allocateUnbound(remote, this.#attachmentIndex);
+    this.#openPorts.add(port);
+    return port;
+  }
+
+  bindInterdomain(remote: Domid, remotePort: EventPort): EventPort {
+    this.#checkOpen();
+    const port = this.#ports.bindInterdomain(remote, remotePort, this.#attachmentIndex);
+    this.#openPorts.add(port);
+    return port;
+  }
+
+  listen(port: EventPort, handler: () => void): void {
+    this.#checkPort(port);
+    if (this.#listeners.has(port)) throw new ErrnoError('EBUSY', `listening to port ${port}`, this.identity);
+    this.#listeners.set(port, handler);
+    this.#ports.unmask(port); // delivers an event that came before there was a listener
+  }
+
+  unmask(port: EventPort): void {
+    if (this.#openPorts.has(port) && this.#alive()) this.#ports.unmask(port);
+  }
+
+  notify(port: EventPort): void {
+    this.#checkPort(port);
+    if (this.#alive()) this.#ports.notify(port);
+  }
+
+  /** Closes `which`, a port; or the whole platform. */
+  close(which?: EventPort): void {
+    if (which === undefined) this.#closeAll();
+    else if (this.#openPorts.delete(which)) {
+      this.#listeners.delete(which);
+      if (this.#alive()) this.#ports.close(which);
+    }
+  }
+
+  // -- delivery ------------------------------------------------------------------------------------------------------
+
+  readonly #dispatch = (): void => {
+    this.#dispatching = false;
+    if (this.#closed) return;
+    const words = this.#words;
+    const selector = this.#attachment + L.ATTACHMENT_SELECTOR;
+    let budget = EVENTS_PER_TURN;
+    let groups = Atomics.exchange(words, selector, 0);
+    while (groups !== 0 && !this.#closed) {
+      const group = 31 - Math.clz32(groups);
+      groups &= ~(1 << group);
+      const ready = this.#attachment + L.ATTACHMENT_READY + group;
+      let bits = Atomics.exchange(words, ready, 0);
+      while (bits !== 0 && !this.#closed) {
+        const bit = 31 - Math.clz32(bits);
+        bits &= ~(1 << bit);
+        if (budget-- <= 0) {
+          Atomics.or(words, ready, 1 << bit);
+          Atomics.or(words, selector, 1 << group);
+          continue;
+        }
+        const handler = this.#listeners.get(group * 32 + bit);
+        // Without a listener the event stays pending until there is one.
+        if (handler !== undefined && this.#ports.begin(group * 32 + bit)) this.#run(handler);
+      }
+    }
+    if (!this.#closed) this.#sleep();
+  };
+
+  /** A handler that throws is a bug of ours: it surfaces as an uncaught error, and the other ports get their events. */
+  #run(handler: () => void): void {
+    try {
+      handler();
+    } catch (error) {
+      this.runtime.nextTurn(() => {
+        throw error;
+      });
+    }
+  }
+
+  /** Arranges for `#dispatch` to run when there is something to deliver. */
+  #sleep(): void {
+    const words = this.#words;
+    const wakeWord = this.#attachment + L.ATTACHMENT_WAKE;
+    const seen = Atomics.load(words, wakeWord);
+    Atomics.store(words, this.#attachment + L.ATTACHMENT_ASLEEP, 1);
+    if (Atomics.load(words, this.#attachment + L.ATTACHMENT_SELECTOR) !== 0) return this.#schedule();
+    const result = waitAsync(words, wakeWord, seen);
+    if (result.async) void result.value.then(this.#dispatch);
+    else this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#dispatching) return;
+    this.#dispatching = true;
+    this.runtime.nextTurn(this.#dispatch);
+  }
+
+  // -- life ----------------------------------------------------------------------------------------------------------
+
+  usage(): PlatformUsage {
+    if (this.#alive()) this.#sweep();
+    let grantedPages = 0;
+    for (const pages of this.#granted) grantedPages += pages.pageCount;
+    let mappedPages = 0;
+    for (const pages of this.#mapped) mappedPages += pages.pageCount;
+    const quarantinedPages = this.#alive() ? this.#quarantine.length : 0;
+    return { grantedPages, quarantinedPages, mappedPages, eventPorts: this.#openPorts.size };
+  }
+
+  #closeAll(): void {
+    if (this.#closed) return;
+    for (const port of [...this.#openPorts]) this.close(port);
+    for (const pages of [...this.#mapped]) pages.unmap();
+    for (const pages of [...this.#granted]) pages.endAccess();
+    this.#closed = true;
+    this.#keepAlive.cancel();
+    Atomics.store(this.#words, this.#attachment + L.ATTACHMENT_STATE, 0);
+    wake(this.#words, this.#attachment);
+  }
+
+  #alive(): boolean {
+    return !this.#closed && this.#machine.isAlive(this.identity.domid, this.identity.generation);
+  }
+
+  #checkOpen(): void {
+    if (!this.#alive()) throw new ErrnoError('ESRCH', 'use of a platform whose domain is gone', this.identity);
+  }
+
+  #checkPort(port: EventPort): void {
+    if (!this.#openPorts.has(port)) throw new ErrnoError('EINVAL', `use of port ${port}, which is not open`, this.identity);
+  }
+}
+
+class LoopbackGrantedPages extends PagedMemory implements GrantedPages {
+  readonly references: readonly GrantReference[];
+  readonly #end: () => boolean;
+  #ended: boolean | undefined;
+
+  constructor(
+    runtime: Runtime,
+    machine: Machine,
+    frames: readonly number[],
+    references: readonly GrantReference[],
+    end: () => boolean,
+  ) {
+    super(
+      runtime,
+      frames.map((frame) => machine.frame(frame)),
+    );
+    this.references = references;
+    this.#end = end;
+  }
+
+  endAccess(): boolean {
+    if (this.#ended === undefined) {
+      this.invalidate();
+      this.#ended = this.#end();
+    }
+    return this.#ended;
+  }
+}
+
+class LoopbackMappedPages extends PagedMemory implements MappedPages {
+  readonly #unmap: () => void;
+
+  constructor(
+    runtime: Runtime,
+    machine: Machine,
+    frames: readonly number[],
+    access: GrantAccess,
+    unmap: () => void,
+  ) {
+    super(
+      runtime,
+      frames.map((frame) => machine.frame(frame)),
+      access,
+    );
+    this.#unmap = unmap;
+  }
+
+  unmap(): void {
+    this.invalidate();
+    this.#unmap();
+  }
+}
+
+/** Takes a free attachment. */
+function attach(machine: Machine): number {
+  const { attachments, attachmentCount, attachmentWords } = machine.layout;
+  for (let index = 0; index < attachmentCount; index++) {
+    const attachment = attachments + index * attachmentWords;
+    if (Atomics.compareExchange(machine.words, attachment + L.ATTACHMENT_STATE, 0, 1) !== 0) continue;
+    for (let word = L.ATTACHMENT_ASLEEP; word < attachmentWords; word++) Atomics.store(machine.words, attachment + word, 0);
+    return index;
+  }
+  throw new ErrnoError('ENOSPC', `opening a platform (this machine allows ${attachmentCount})`);
+}
+
+interface WaitAsyncResult {
+  readonly async: boolean;
+  readonly value: PromiseLike<string>;
+}
+/** ECMAScript 2024's, in every engine that Node 20 and later have. */
+const { waitAsync } = Atomics as unknown as {
+  waitAsync(words: Int32Array, index: number, value: number): WaitAsyncResult;
+};
+export { KEEP_ALIVE_MS };
