@@ -290,9 +290,13 @@ export class BackendQueue {
     try {
       result = this.#operate(pending);
     } catch (error) {
-      return this.#fail(pending, error);
+      this.#fail(pending, error);
+      return;
     }
-    if (result === undefined) return this.#succeeded(pending);
+    if (result === undefined) {
+      this.#succeeded(pending);
+      return;
+    }
     this.#working++;
     result.then(pending.done, pending.failed);
   }

@@ -191,7 +191,10 @@ export class FileDevice implements BlockDevice {
         else write(this.#fd, buffer, offset, length, position, completed);
       };
       const completed = (error: NodeJS.ErrnoException | null, count: number): void => {
-        if (error === null && count > 0) return next(count);
+        if (error === null && count > 0) {
+          next(count);
+          return;
+        }
         this.#settled();
         if (error === null) reject(this.#short(what, position));
         else reject(new ErrnoError(reasonOf(error), `${what} of '${this.path}' at byte ${position}`));

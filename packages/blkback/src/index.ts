@@ -2,6 +2,7 @@ export * from './backend.ts';
 export * from './backend-queue.ts';
 export * from './buffer-pool.ts';
 export * from './device.ts';
+export * from './disk-spec.ts';
 export * from './frontend.ts';
 export * from './frontend-queue.ts';
 export * from './keys.ts';

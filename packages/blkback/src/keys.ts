@@ -10,14 +10,23 @@ export interface FrontendRing {
   readonly eventChannel: EventPort;
 }
 
-export const FRONTEND_RING_KEYS = ['ring-ref', 'ring-page-order', 'event-channel', 'protocol', 'multi-queue-num-queues'];
+export const FRONTEND_RING_KEYS = [
+  'ring-ref',
+  'ring-page-order',
+  'event-channel',
+  'protocol',
+  'multi-queue-num-queues',
+];
 
 /** @throws ProtocolError for a missing or malformed node, or one that asks for what the backend does not offer. */
 export function parseFrontendRing(nodes: Nodes): FrontendRing {
   const { protocol } = nodes;
   if (protocol !== undefined && protocol !== XEN_IO_PROTO_ABI_X86_64 && protocol !== XEN_IO_PROTO_ABI_ARM)
     throw new ProtocolError(`ring layout '${quote(protocol)}' is not served (${XEN_IO_PROTO_ABI_X86_64} is)`);
-  if (optionalDecimal(nodes, 'ring-page-order', 0, 0, 0) !== 0 || optionalDecimal(nodes, 'multi-queue-num-queues', 1, 1, 1) !== 1)
+  if (
+    optionalDecimal(nodes, 'ring-page-order', 0, 0, 0) !== 0 ||
+    optionalDecimal(nodes, 'multi-queue-num-queues', 1, 1, 1) !== 1
+  )
     throw new ProtocolError('the frontend asks for a ring that was not offered');
   return {
     // Reference 0 is reserved: every peer takes it for a missing one.

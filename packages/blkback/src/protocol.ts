@@ -83,7 +83,7 @@ export class BlkifRequest {
     slot[1] = 0;
     slot[WORD_ID] = this.idLow;
     slot[WORD_ID + 1] = this.idHigh;
-    slot[WORD_SECTOR] = this.sector % 0x1_0000_0000 | 0;
+    slot[WORD_SECTOR] = (this.sector % 0x1_0000_0000) | 0;
     slot[WORD_SECTOR + 1] = Math.floor(this.sector / 0x1_0000_0000);
     for (let index = 0; index < BLKIF_MAX_SEGMENTS_PER_REQUEST; index++) {
       const word = WORD_SEGMENTS + index * 2;

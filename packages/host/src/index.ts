@@ -1,1 +1,3 @@
-export {};
+export * from './config.ts';
+export * from './instance.ts';
+export * from './log.ts';

@@ -1,7 +1,7 @@
 /** The nodes of one end of a device: its own directory, which it writes, and its peer's, which it reads and mistrusts. */
 import type { NodeOperations, XenstoreClient } from '@pvkit/xenstore';
 import type { Nodes } from './keys.ts';
-import { parseState, XenbusState } from './state.ts';
+import { parseState, type XenbusState } from './state.ts';
 
 export class DeviceNodes {
   readonly client: XenstoreClient;

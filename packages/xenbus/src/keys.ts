@@ -16,7 +16,8 @@ export function requireDecimal(nodes: Nodes, key: string, low: number, high: num
   const text = nodes[key];
   if (text === undefined) throw new ProtocolError(`node '${key}' is missing`);
   const value = parseDecimal(text, low, high);
-  if (value === undefined) throw new ProtocolError(`node '${key}' is '${quote(text)}', not a number from ${low} to ${high}`);
+  if (value === undefined)
+    throw new ProtocolError(`node '${key}' is '${quote(text)}', not a number from ${low} to ${high}`);
   return value;
 }
 

@@ -2,8 +2,21 @@
  * A whole machine in this process: the loopback hypervisor, domain 0 with a xenstored, and guests, each with its xenstore
  * ring, that may run in this thread or in workers. For tests, development and laptops without Xen.
  */
-import { type DomainIdentity, domid, type EventPort, eventPort, grantReference, type Observer, standardRuntime } from '@pvkit/ring';
-import { type LoopbackHandle, LoopbackHypervisor, type LoopbackLimits, type LoopbackPlatform } from '@pvkit/ring/loopback';
+import {
+  type DomainIdentity,
+  domid,
+  type EventPort,
+  eventPort,
+  grantReference,
+  type Observer,
+  standardRuntime,
+} from '@pvkit/ring';
+import {
+  type LoopbackHandle,
+  LoopbackHypervisor,
+  type LoopbackLimits,
+  type LoopbackPlatform,
+} from '@pvkit/ring/loopback';
 import { memoryTransportPair, permissions, RingTransport, XenstoreClient } from '@pvkit/xenstore';
 import { type DomainHost, type DomainTransport, XenstoreServer } from '@pvkit/xenstore/server';
 import { homePath } from './toolstack.ts';
@@ -97,7 +110,8 @@ export class LoopbackMachine {
     if (!this.#guests.delete(guest.domid)) return;
     this.hypervisor.destroyDomain(guest);
     await this.client.transaction(async (tx) => {
-      for (const path of [homePath(guest.domid), `/libxl/${guest.domid}`]) if (await tx.exists(path)) await tx.remove(path);
+      for (const path of [homePath(guest.domid), `/libxl/${guest.domid}`])
+        if (await tx.exists(path)) await tx.remove(path);
     });
     await this.client.release(guest.domid);
   }

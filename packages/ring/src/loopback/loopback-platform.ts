@@ -89,7 +89,10 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
     if (!isEventPort(port)) throw new ErrnoError('ENODEV', 'opening the xenstore ring', this.identity);
     this.#ports.adopt(port, this.#attachmentIndex);
     this.#openPorts.add(port);
-    return { pages: new PagedMemory(this.runtime, [this.#machine.frame(this.#words[record + L.DOMAIN_STORE_FRAME]!)]), port };
+    return {
+      pages: new PagedMemory(this.runtime, [this.#machine.frame(this.#words[record + L.DOMAIN_STORE_FRAME]!)]),
+      port,
+    };
   }
 
   #adopt(frames: readonly number[], references: readonly GrantReference[]): GrantedPages {
@@ -257,10 +260,14 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
     const wakeWord = this.#attachment + L.ATTACHMENT_WAKE;
     const seen = Atomics.load(words, wakeWord);
     Atomics.store(words, this.#attachment + L.ATTACHMENT_ASLEEP, 1);
-    if (Atomics.load(words, this.#attachment + L.ATTACHMENT_SELECTOR) !== 0) return this.#schedule();
-    const result = waitAsync(words, wakeWord, seen);
-    if (result.async) void result.value.then(this.#dispatch);
-    else this.#schedule();
+    if (Atomics.load(words, this.#attachment + L.ATTACHMENT_SELECTOR) === 0) {
+      const result = waitAsync(words, wakeWord, seen);
+      if (result.async) {
+        void result.value.then(this.#dispatch);
+        return;
+      }
+    }
+    this.#schedule();
   }
 
   #schedule(): void {
@@ -301,7 +308,8 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   }
 
   #checkPort(port: EventPort): void {
-    if (!this.#openPorts.has(port)) throw new ErrnoError('EINVAL', `use of port ${port}, which is not open`, this.identity);
+    if (!this.#openPorts.has(port))
+      throw new ErrnoError('EINVAL', `use of port ${port}, which is not open`, this.identity);
   }
 }
 
@@ -337,13 +345,7 @@ class LoopbackGrantedPages extends PagedMemory implements GrantedPages {
 class LoopbackMappedPages extends PagedMemory implements MappedPages {
   readonly #unmap: () => void;
 
-  constructor(
-    runtime: Runtime,
-    machine: Machine,
-    frames: readonly number[],
-    access: GrantAccess,
-    unmap: () => void,
-  ) {
+  constructor(runtime: Runtime, machine: Machine, frames: readonly number[], access: GrantAccess, unmap: () => void) {
     super(
       runtime,
       frames.map((frame) => machine.frame(frame)),
@@ -364,7 +366,8 @@ function attach(machine: Machine): number {
   for (let index = 0; index < attachmentCount; index++) {
     const attachment = attachments + index * attachmentWords;
     if (Atomics.compareExchange(machine.words, attachment + L.ATTACHMENT_STATE, 0, 1) !== 0) continue;
-    for (let word = L.ATTACHMENT_ASLEEP; word < attachmentWords; word++) Atomics.store(machine.words, attachment + word, 0);
+    for (let word = L.ATTACHMENT_ASLEEP; word < attachmentWords; word++)
+      Atomics.store(machine.words, attachment + word, 0);
     return index;
   }
   throw new ErrnoError('ENOSPC', `opening a platform (this machine allows ${attachmentCount})`);
@@ -378,4 +381,5 @@ interface WaitAsyncResult {
 const { waitAsync } = Atomics as unknown as {
   waitAsync(words: Int32Array, index: number, value: number): WaitAsyncResult;
 };
+
 export { KEEP_ALIVE_MS };

@@ -1,0 +1,98 @@
+/** `pvkit block-attach`, `block-detach`, `block-list`: disks of running guests, on Xen and loopback alike. */
+import { diskDevice, parseDiskSpec, parseVdev } from '@pvkit/blkback';
+import { ConfigurationError, type Domid, domid, isDomid, standardRuntime } from '@pvkit/ring';
+import {
+  addDevice,
+  backendPath,
+  type DeviceAddress,
+  DeviceNodes,
+  homePath,
+  parseDecimal,
+  removeDevice,
+  stateName,
+  waitUntil,
+  XenbusState,
+} from '@pvkit/xenbus';
+import type { XenstoreClient } from '@pvkit/xenstore';
+import { type ClientOptions, withClient } from './xenstore.ts';
+
+/** As libxl's time-out for a backend (`LIBXL_INIT_TIMEOUT`, `LIBXL_DESTROY_TIMEOUT`). */
+const TIMEOUT = { timeoutMs: 10_000, timer: standardRuntime().timer };
+
+export interface AttachOptions extends ClientOptions {
+  readonly backend: string;
+}
+
+export async function attach(guest: string, disk: string, options: AttachOptions): Promise<void> {
+  const spec = parseDiskSpec(disk);
+  await withClient(options, async (client) => {
+    const frontend = await findDomain(client, guest);
+    const device = diskDevice(spec, frontend, await findDomain(client, options.backend));
+    await addDevice(client, device);
+    const backend = new DeviceNodes(client, backendPath(device));
+    const ready = await waitUntil(client, `${backend.path}/state`, TIMEOUT, async () => {
+      const state = await backend.ownState();
+      return state === undefined || state >= XenbusState.InitWait;
+    });
+    if (ready) return;
+    const reason = await client.readOptional(errorPath(device));
+    await removeDevice(client, device, { ...TIMEOUT, timeoutMs: 1000 });
+    throw new ConfigurationError(
+      `no backend took disk ${spec.vdev} within 10 s: ${reason ?? `is 'pvkit host' running in domain ${device.backend}?`}`,
+    );
+  });
+}
+
+export async function detach(guest: string, vdev: string, options: ClientOptions): Promise<void> {
+  const devid = parseVdev(vdev);
+  if (devid === undefined) throw new ConfigurationError(`'${vdev}' is not a virtual device, for example xvda or 51712`);
+  await withClient(options, async (client) => {
+    const frontend = await findDomain(client, guest);
+    const device = (await disksOf(client, frontend)).find((found) => found.devid === devid);
+    if (device === undefined) throw new ConfigurationError(`guest ${guest} has no disk ${vdev}`);
+    if (!(await removeDevice(client, device, TIMEOUT)))
+      process.stderr.write(`the backend did not close disk ${vdev} within 10 s; its nodes were removed all the same\n`);
+  });
+}
+
+/** One line a disk, with the columns of `xl block-list` and the image's path. */
+export async function listDisks(guest: string, options: ClientOptions): Promise<void> {
+  await withClient(options, async (client) => {
+    const frontend = await findDomain(client, guest);
+    process.stdout.write('Vdev   BE  state        target\n');
+    for (const device of await disksOf(client, frontend)) {
+      const state = await new DeviceNodes(client, backendPath(device)).peerState();
+      const target = (await client.readOptional(`${backendPath(device)}/params`)) ?? '';
+      process.stdout.write(
+        `${String(device.devid).padEnd(6)} ${String(device.backend).padEnd(3)} ${stateName(state).padEnd(12)} ${target}\n`,
+      );
+    }
+  });
+}
+
+async function disksOf(client: XenstoreClient, frontend: Domid): Promise<DeviceAddress[]> {
+  const root = `${homePath(frontend)}/device/vbd`;
+  const devices: DeviceAddress[] = [];
+  for (const name of (await client.directoryOptional(root)) ?? []) {
+    const devid = parseDecimal(name, 0, 0x7fff_ffff);
+    const backend = parseDecimal((await client.readOptional(`${root}/${name}/backend-id`)) ?? '', 0, 0x7fef);
+    if (devid === undefined || backend === undefined || !isDomid(backend)) continue;
+    devices.push({ deviceClass: 'vbd', devid, frontend, backend });
+  }
+  return devices;
+}
+
+/** A domain by number or by name. @throws ConfigurationError when there is none. */
+async function findDomain(client: XenstoreClient, text: string): Promise<Domid> {
+  for (const name of (await client.directoryOptional('/local/domain')) ?? []) {
+    const id = parseDecimal(name, 0, 0x7fef);
+    if (id === undefined) continue;
+    if (name === text || (await client.readOptional(`/local/domain/${name}/name`)) === text) return domid(id);
+  }
+  throw new ConfigurationError(`there is no domain '${text}'`);
+}
+
+const errorPath = (device: DeviceAddress): string => {
+  const home = homePath(device.backend);
+  return `${home}/error/${backendPath(device).slice(home.length + 1)}/error`;
+};

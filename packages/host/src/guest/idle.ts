@@ -1,0 +1,42 @@
+import { BlockFrontend } from '@pvkit/blkback';
+import { parseState, Reconciler, XenbusState } from '@pvkit/xenbus';
+import type { LoopbackGuest } from '@pvkit/xenbus/loopback';
+import type { GuestMessage } from './protocol.ts';
+
+/** Connects to every disk of the guest, now and later, until `ends`. */
+export async function runIdle(
+  { client, platform }: LoopbackGuest,
+  report: (message: GuestMessage) => void,
+  ends: Promise<void>,
+): Promise<void> {
+  const disks = new Map<string, BlockFrontend>();
+  const connect = async (path: string): Promise<void> => {
+    try {
+      const disk = await BlockFrontend.connect(client, platform, path);
+      disks.set(path, disk);
+      report({ kind: 'connected', path, bytes: disk.geometry.sectors * 512 });
+      void disk.closed.then(async () => {
+        disks.delete(path);
+        await disk.close();
+        report({ kind: 'disconnected', path, reason: 'closed' });
+      });
+    } catch (error) {
+      report({ kind: 'disconnected', path, reason: error instanceof Error ? error.message : String(error) });
+    }
+  };
+  const scan = new Reconciler(
+    async () => {
+      for (const devid of (await client.directoryOptional('device/vbd')) ?? []) {
+        const path = `device/vbd/${devid}`;
+        const state = parseState(await client.readOptional(`${path}/state`));
+        if (!disks.has(path) && state === XenbusState.Initialising) await connect(path);
+      }
+    },
+    (error) => report({ kind: 'failed', reason: String(error) }),
+  );
+  const watch = await client.watchCallback('device/vbd', scan.look);
+  await ends;
+  await watch.close();
+  await scan.stop();
+  await Promise.all([...disks.values()].map((disk) => disk.close()));
+}
