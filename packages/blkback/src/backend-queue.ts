@@ -131,6 +131,7 @@ export class BackendQueue {
   /** Stops taking requests and waits for those that the device is working on; they are not answered. Idempotent. */
   async close(): Promise<void> {
     this.#stopped = true;
+    for (const pending of [...this.#writes.splice(0), ...this.#reads.splice(0)]) this.#recycle(pending);
     if (this.#working === 0) return;
     await new Promise<void>((resolve) => {
       const previous = this.#drained;
@@ -153,7 +154,8 @@ export class BackendQueue {
       const end = runtime.now() + TURN_MS;
       let worked = false;
       do {
-        while (this.#take()) worked = true;
+        // No more than a ring at a time, however fast the frontend refills it.
+        for (let left = this.#ring.size; left > 0 && this.#take(); left--) worked = true;
         this.#submitWrites();
         this.#finish();
         if (runtime.now() >= end) return this.#schedule();

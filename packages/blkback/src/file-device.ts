@@ -7,23 +7,13 @@
  */
 import { constants, fdatasync, read, readSync, statfsSync, write, writeSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { IoVector as IovecTable, readNoWait } from '@pvkit/linux';
 import { ConfigurationError, ErrnoError } from '@pvkit/ring';
 import { type BlockDevice, type BlockGeometry, checkRequest, type IoVector } from './device.ts';
 import { SECTOR_SIZE } from './protocol.ts';
 
 export interface FileDeviceOptions {
   readonly readOnly?: boolean;
-  /** A reader that never waits; absent, reads of a disk file system go to the pool. */
-  readonly reader?: NonWaitingReader | undefined;
-}
-
-/** Positional reads that fail rather than wait. */
-export interface NonWaitingReader {
-  /**
-   * Reads into the ranges of `vector` from byte `position` of file `fd`.
-   * @returns bytes read, maybe fewer than asked; -1 when nothing can be had without waiting, or the file does not support it.
-   */
-  readv(fd: number, vector: IoVector, position: number): number;
 }
 
 /** File systems whose pages are always in memory (`linux/magic.h`: TMPFS_MAGIC, RAMFS_MAGIC). */
@@ -37,24 +27,27 @@ const FORMATS_NOT_RAW: readonly { readonly name: string; readonly magic: string 
   { name: 'QED', magic: 'QED\0' },
 ];
 
+/** For the calls that are made in place, one at a time in this thread. */
+const iovecs = new IovecTable(64);
+
 export class FileDevice implements BlockDevice {
   readonly path: string;
   readonly geometry: BlockGeometry;
   readonly #handle: FileHandle;
   readonly #fd: number;
   readonly #inMemory: boolean;
-  readonly #reader: NonWaitingReader | undefined;
+  /** Whether `preadv2` can tell what would wait: not everywhere, and not on every file system. */
+  #canTell = process.platform === 'linux';
   #pending = 0;
   #idle: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
-  private constructor(path: string, geometry: BlockGeometry, handle: FileHandle, reader: NonWaitingReader | undefined) {
+  private constructor(path: string, geometry: BlockGeometry, handle: FileHandle) {
     this.path = path;
     this.geometry = geometry;
     this.#handle = handle;
     this.#fd = handle.fd;
     this.#inMemory = MEMORY_FILE_SYSTEMS.includes(statfsSync(path).type);
-    this.#reader = reader;
   }
 
   /** @throws ConfigurationError that names the path and what is wrong with it. */
@@ -84,7 +77,7 @@ export class FileDevice implements BlockDevice {
         readOnly,
         flushable: true,
       };
-      return new FileDevice(path, geometry, handle, options.reader);
+      return new FileDevice(path, geometry, handle);
     } catch (error) {
       await handle.close();
       throw error;
@@ -95,9 +88,8 @@ export class FileDevice implements BlockDevice {
     this.#check(sector, vector);
     const position = sector * SECTOR_SIZE;
     if (this.#inMemory) return this.#transferInPlace(vector, position, readSync, 'read');
-    const done = this.#reader?.readv(this.#fd, vector, position) ?? 0;
-    if (done === vector.byteLength) return undefined;
-    return this.#transferInPool(vector, Math.max(done, 0), position, 'read');
+    const done = this.#readCached(vector, position);
+    return done === vector.byteLength ? undefined : this.#transferInPool(vector, done, position, 'read');
   }
 
   writev(sector: number, vector: IoVector): Promise<void> | undefined {
@@ -141,6 +133,18 @@ export class FileDevice implements BlockDevice {
 
   #checkOpen(): void {
     if (this.#closing !== undefined) throw new ErrnoError('EBADF', `use of '${this.path}', which is closed`);
+  }
+
+  /** Reads what the page cache holds from `position` on; returns how many bytes that was. */
+  #readCached(vector: IoVector, position: number): number {
+    if (!this.#canTell || vector.count > iovecs.capacity) return 0;
+    iovecs.clear();
+    for (let range = 0; range < vector.count; range++)
+      iovecs.add(vector.buffers[range]!, vector.offsets[range]!, vector.lengths[range]!);
+    const done = readNoWait(this.#fd, iovecs, position);
+    if (typeof done === 'number') return done;
+    if (done === 'unsupported') this.#canTell = false;
+    return 0;
   }
 
   #transferInPlace(

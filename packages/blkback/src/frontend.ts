@@ -52,7 +52,8 @@ export class BlockFrontend implements BlockDevice {
   }
 
   flush(): Promise<void> | undefined {
-    return this.geometry.flushable ? this.#instance.usableQueue().flush() : undefined;
+    const queue = this.#instance.usableQueue();
+    return this.geometry.flushable ? queue.flush() : undefined;
   }
 
   close(): Promise<void> {

@@ -52,7 +52,7 @@ export class GrantCopyBatch {
     const index = this.count;
     if (index >= this.capacity) throw new RangeError(`grant copy batch is full (${this.capacity} operations)`);
     // `!(a <= b)` so that NaN fails too. A zero-length copy must not touch the grant (XSA-448), so it is refused here.
-    if (!(offset >= 0 && length > 0 && offset + length <= PAGE_SIZE))
+    if (!(offset >= 0 && length >= 1 && offset + length <= PAGE_SIZE))
       throw new RangeError(`grant copy of ${length} bytes at ${offset} is not inside a page`);
     if (!(localOffset >= 0 && localOffset + length <= local.byteLength))
       throw new RangeError(

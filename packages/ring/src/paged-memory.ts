@@ -33,7 +33,7 @@ export class PagedMemory implements SharedPages {
   /** Drops the views: every later use throws. */
   protected invalidate(): void {
     this.#pages = [];
-    this.#byteLength = 0;
+    this.#byteLength = -1; // so that not even an empty range is inside
   }
 
   load32(offset: number): number {
@@ -108,7 +108,7 @@ export class PagedMemory implements SharedPages {
   // Written as !(a && b) so that NaN fails.
   #check(offset: number, length: number, alignment: number): void {
     if (!(offset >= 0 && length >= 0 && offset + length <= this.#byteLength) || (offset & alignment) !== 0) {
-      if (this.#pages.length === 0) throw new GrantError('GNTST_bad_handle', 'use of pages that were given back');
+      if (this.#byteLength < 0) throw new GrantError('GNTST_bad_handle', 'use of pages that were given back');
       throw new RangeError(`${length} bytes at ${offset} are not inside ${this.#byteLength} bytes of shared pages`);
     }
   }

@@ -39,8 +39,8 @@ abstract class Ring {
     this.mask = this.size - 1;
   }
 
-  protected readSlot(index: number, target: Int32Array): void {
-    this.pages.readWords(RING_HEADER_BYTES + (index & this.mask) * this.slotBytes, target, this.slotBytes >>> 2);
+  protected readSlot(index: number, target: Int32Array, words: number): void {
+    this.pages.readWords(RING_HEADER_BYTES + (index & this.mask) * this.slotBytes, target, words);
   }
 
   protected writeSlot(index: number, source: Int32Array, words: number): void {
@@ -106,13 +106,13 @@ export class FrontRing extends Ring {
   }
 
   /**
-   * Copies the next response into `response`.
+   * Copies the next response into `response`, as many words of its slot as that holds.
    * @returns false when there is none.
    * @throws ProtocolError when the backend claims more responses than there are requests.
    */
   take(response: Int32Array): boolean {
     if (this.#rspCons === this.#rspProd && !this.#refresh()) return false;
-    this.readSlot(this.#rspCons, response);
+    this.readSlot(this.#rspCons, response, Math.min(response.length, this.slotBytes >>> 2));
     this.#rspCons = (this.#rspCons + 1) >>> 0;
     return true;
   }
@@ -158,13 +158,13 @@ export class BackRing extends Ring {
   }
 
   /**
-   * Copies the next request into `request`.
+   * Copies the next request into `request`, of `slotBytes / 4` words or more.
    * @returns false when there is none.
    * @throws ProtocolError when the frontend has moved `req_prod` beyond the ring (`RING_REQUEST_PROD_OVERFLOW`).
    */
   take(request: Int32Array): boolean {
     if (this.#reqCons === this.#reqProd && !this.#refresh()) return false;
-    this.readSlot(this.#reqCons, request);
+    this.readSlot(this.#reqCons, request, this.slotBytes >>> 2);
     this.#reqCons = (this.#reqCons + 1) >>> 0;
     return true;
   }

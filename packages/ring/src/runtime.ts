@@ -37,7 +37,7 @@ interface StandardGlobals {
   readonly TextDecoder: new () => { decode(bytes: Uint8Array): string };
 }
 
-/** A runtime made of the engine's own globals. Timers do not hold a Node process open by themselves. */
+/** A runtime made of the engine's own globals. A running timer holds a Node process open. */
 export function standardRuntime(observe?: Observer): Runtime {
   const globals = globalThis as unknown as StandardGlobals;
   const encoder = new globals.TextEncoder();

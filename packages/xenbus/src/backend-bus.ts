@@ -19,7 +19,7 @@ export class BackendBus {
   readonly #options: BackendBusOptions;
   readonly #devices = new Map<string, BackendDevice>();
   readonly #watches: WatchHandle[] = [];
-  #closed = false;
+  #closing: Promise<void> | undefined;
 
   private constructor(options: BackendBusOptions) {
     this.#options = options;
@@ -29,12 +29,17 @@ export class BackendBus {
   static async open(options: BackendBusOptions): Promise<BackendBus> {
     const bus = new BackendBus(options);
     const { client } = options;
-    for (const driver of options.drivers) {
-      const root = bus.#root(driver);
-      bus.#watches.push(await client.watchCallback(root, (path) => bus.#look(driver, root, path)));
+    try {
+      for (const driver of options.drivers) {
+        const root = bus.#root(driver);
+        bus.#watches.push(await client.watchCallback(root, (path) => bus.#look(driver, root, path)));
+      }
+      // A domain that dies without any state change: its directories go, or its frontend nodes become unreadable.
+      bus.#watches.push(await client.watchCallback('@releaseDomain', () => bus.#lookAtAll()));
+    } catch (error) {
+      await bus.close();
+      throw error;
     }
-    // A domain that dies without any state change: its directories go, or its frontend nodes become unreadable.
-    bus.#watches.push(await client.watchCallback('@releaseDomain', () => bus.#lookAtAll()));
     return bus;
   }
 
@@ -44,9 +49,12 @@ export class BackendBus {
   }
 
   /** Stops discovery and closes every device in order: intake, drain, unbind, unmap. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     await Promise.all(this.#watches.map((watch) => watch.close()));
     await Promise.all(this.devices.map((device) => device.close()));
     this.#devices.clear();
@@ -57,7 +65,7 @@ export class BackendBus {
   }
 
   #look(driver: BackendDriver, root: string, path: string): void {
-    if (this.#closed) return;
+    if (this.#closing !== undefined) return;
     const [domidText, devidText] = path.slice(root.length + 1).split('/');
     if (domidText !== undefined && devidText !== undefined) {
       this.#lookAt(driver, root, domidText, devidText);
@@ -84,7 +92,7 @@ export class BackendBus {
   }
 
   #lookAt(driver: BackendDriver, root: string, domidText: string, devidText: string): void {
-    if (this.#closed) return;
+    if (this.#closing !== undefined) return;
     const path = `${root}/${domidText}/${devidText}`;
     let device = this.#devices.get(path);
     if (device === undefined) {
@@ -94,7 +102,10 @@ export class BackendBus {
       const { client, platform, identify } = this.#options;
       const frontend = identify?.(domid) ?? { instance: platform.identity.instance, domid, generation: 0 };
       const context = { client, platform, path, deviceClass: driver.deviceClass, frontend, devid };
-      device = new BackendDevice(driver, context, () => this.#devices.delete(path));
+      device = new BackendDevice(driver, context, (again) => {
+        this.#devices.delete(path);
+        if (again) this.#lookAt(driver, root, domidText, devidText);
+      });
       this.#devices.set(path, device);
     }
     device.look();

@@ -57,7 +57,7 @@ export class BackendDevice {
   readonly #instance: BackendInstance;
   readonly #own: DeviceNodes;
   readonly #reconciler: Reconciler;
-  readonly #gone: () => void;
+  readonly #gone: (again: boolean) => void;
   #frontendPath: string | undefined;
   #frontendWatch: WatchHandle | undefined;
   #state: XenbusState | undefined;
@@ -65,8 +65,11 @@ export class BackendDevice {
   #connected = false;
   #failure: Error | undefined;
 
-  /** `gone` is called once our directory has disappeared and everything is let go. */
-  constructor(driver: BackendDriver, context: BackendDeviceContext, gone: () => void) {
+  /**
+   * `gone` is called once our directory has disappeared and everything is let go; `again` when something happened there
+   * meanwhile, so that it may be back, as another device.
+   */
+  constructor(driver: BackendDriver, context: BackendDeviceContext, gone: (again: boolean) => void) {
     this.context = context;
     this.#driver = driver;
     this.#instance = driver.create(context);
@@ -102,9 +105,10 @@ export class BackendDevice {
   async close(): Promise<void> {
     await this.#reconciler.stop();
     const wasConnected = this.#connected;
-    if (wasConnected) await this.#switch(XenbusState.Closing);
+    // A store that is gone must not keep us from letting go.
+    if (wasConnected) await this.#switch(XenbusState.Closing).catch(() => undefined);
     await this.#release();
-    if (wasConnected) await this.#switch(XenbusState.Closed);
+    if (wasConnected) await this.#switch(XenbusState.Closed).catch(() => undefined);
     await this.#unwatch();
   }
 
@@ -152,7 +156,8 @@ export class BackendDevice {
         case 'forget':
           await this.#release();
           await this.#unwatch();
-          this.#gone();
+          void this.#reconciler.stop();
+          this.#gone(this.#reconciler.asked);
           return;
       }
     }
@@ -181,6 +186,7 @@ export class BackendDevice {
       return true;
     } catch (error) {
       await this.#instance.close();
+      this.#opened = false;
       await this.#report('open-failed', error);
       return false;
     }
@@ -222,15 +228,15 @@ export class BackendDevice {
   /** Watches the frontend that our own directory names; libxl writes it, below the home of the domain in our path. */
   async #watchFrontend(path: string | undefined): Promise<void> {
     if (path === this.#frontendPath || path === undefined) return;
-    await this.#frontendWatch?.close();
+    await this.#unwatch();
     this.#frontendPath = undefined;
     const { domid } = this.context.frontend;
     if (!path.startsWith(`/local/domain/${domid}/`)) {
       this.#observe('foreign-frontend', { path: quote(path) });
       return;
     }
-    this.#frontendPath = path;
     this.#frontendWatch = await this.context.client.watchCallback(`${path}/state`, () => this.look());
+    this.#frontendPath = path;
   }
 
   async #unwatch(): Promise<void> {

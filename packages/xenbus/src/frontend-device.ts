@@ -6,6 +6,10 @@ import { type Nodes, requireDecimal } from './keys.ts';
 import { type FrontendLifeCycle, frontendAction } from './life-cycle.ts';
 import { Reconciler } from './reconciler.ts';
 import { stateName, XenbusState } from './state.ts';
+import { waitUntil } from './toolstack.ts';
+
+/** How long a backend may take to leave a predecessor's connection: as long as libxl waits for it. */
+const BEGIN_ANEW_MS = 10_000;
 
 export interface FrontendDeviceContext {
   readonly client: XenstoreClient;
@@ -56,7 +60,7 @@ export class FrontendDevice {
     this.#backend = new DeviceNodes(context.client, backendPath);
     this.#reconciler = new Reconciler(
       () => this.#reconcile(),
-      (error) => this.#fail(error instanceof Error ? error : new Error(String(error))),
+      (error) => this.#stepFailed(error instanceof Error ? error : new Error(String(error))),
     );
     this.#closedPromise = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -99,9 +103,26 @@ export class FrontendDevice {
     });
     usable.catch(() => undefined); // reported by the await below, or by the watch that failed first
     const { client, path } = this.context;
+    const own = await this.#own.ownState();
+    if (own !== undefined && own !== XenbusState.Initialising) await this.#beginAnew(backendPath);
     this.#watches.push(await client.watchCallback(`${backendPath}/state`, this.#reconciler.look));
     this.#watches.push(await client.watchCallback(`${path}/state`, this.#reconciler.look));
     await usable;
+  }
+
+  /** Closes what a predecessor left, so that the backend lets go of its rings before ours are published. */
+  async #beginAnew(backendPath: string): Promise<void> {
+    const { client, platform } = this.context;
+    const until = async (what: string, holds: (peer: XenbusState) => boolean) => {
+      const options = { timeoutMs: BEGIN_ANEW_MS, timer: platform.runtime.timer };
+      const condition = async () => holds(await this.#backend.peerState());
+      if (!(await waitUntil(client, `${backendPath}/state`, options, condition)))
+        throw new ErrnoError('ETIMEDOUT', `waiting for the backend to ${what}`, this.#where());
+    };
+    await this.#own.publish(XenbusState.Closed);
+    await until('close', (peer) => peer === XenbusState.Closed || peer === XenbusState.Unknown);
+    await this.#own.publish(XenbusState.Initialising);
+    await until('begin anew', (peer) => peer !== XenbusState.Closed);
   }
 
   /** Closes from our side: Closing, tear down, Closed. Idempotent. */
@@ -160,6 +181,16 @@ export class FrontendDevice {
           return;
       }
     }
+  }
+
+  /** A step that fails while it closes because of a failure can't do better: the store itself is out of reach. */
+  #stepFailed(error: Error): void {
+    if (this.#failure === undefined) {
+      this.#fail(error);
+      return;
+    }
+    this.#disconnect(this.#failure);
+    this.#ended(this.#failure);
   }
 
   #fail(reason: Error): void {

@@ -75,6 +75,7 @@ export function backendAction(view: BackendView, cycle: BackendLifeCycle): Backe
       return 'initialise';
     case XenbusState.InitWait:
       if (!view.opened) return 'initialise'; // a predecessor's
+      if (view.connected) return 'restart'; // somebody else's: what we have mapped is let go before it is mapped again
       if (!view.online || view.failed || peerGone) return 'close';
       if (peer === XenbusState.Closing) return 'announce-close';
       return cycle.connectWhen.includes(peer) ? 'connect' : 'wait';
@@ -87,7 +88,7 @@ export function backendAction(view: BackendView, cycle: BackendLifeCycle): Backe
       // The frontend may finish what it has under way; one that never connected, or is beyond belief, has nothing.
       return peerGone || !view.connected || view.failed ? 'close' : 'wait';
     case XenbusState.Closed:
-      if (view.connected) return 'close';
+      if (view.connected || view.opened) return 'close'; // somebody else wrote it
       return view.online && peer === XenbusState.Initialising ? 'initialise' : 'wait';
     case XenbusState.Initialised:
     case XenbusState.Reconfiguring:
@@ -132,9 +133,9 @@ export function frontendAction(view: FrontendView, cycle: FrontendLifeCycle): Fr
     case XenbusState.Reconfigured:
       return 'wait';
     case XenbusState.InitWait:
-      // Back from Connected: the backend was restarted and lost our rings.
-      if (view.published) return own === XenbusState.Connected ? 'close' : 'wait';
-      return 'publish';
+      if (!view.published) return 'publish';
+      // Back from Connected: the backend was restarted and lost our rings. Where we publish with Connected we can't tell.
+      return own === XenbusState.Connected && own !== cycle.publishedState ? 'close' : 'wait';
     case XenbusState.Connected:
       if (!view.published) return 'publish';
       return own === cycle.publishedState && own !== XenbusState.Connected ? 'connect' : 'refresh';

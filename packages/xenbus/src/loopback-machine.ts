@@ -17,7 +17,7 @@ import {
   type LoopbackLimits,
   type LoopbackPlatform,
 } from '@pvkit/ring/loopback';
-import { memoryTransportPair, permissions, RingTransport, XenstoreClient } from '@pvkit/xenstore';
+import { memoryTransportPair, type NodeOperations, permissions, RingTransport, XenstoreClient } from '@pvkit/xenstore';
 import { type DomainHost, type DomainTransport, XenstoreServer } from '@pvkit/xenstore/server';
 import { homePath } from './toolstack.ts';
 
@@ -110,7 +110,7 @@ export class LoopbackMachine {
     if (!this.#guests.delete(guest.domid)) return;
     this.hypervisor.destroyDomain(guest);
     await this.client.transaction(async (tx) => {
-      for (const path of [homePath(guest.domid), `/libxl/${guest.domid}`])
+      for (const path of [...(await backendsOf(tx, guest)), homePath(guest.domid), `/libxl/${guest.domid}`])
         if (await tx.exists(path)) await tx.remove(path);
     });
     await this.client.release(guest.domid);
@@ -123,6 +123,19 @@ export class LoopbackMachine {
     this.store.close();
     this.platform.close();
   }
+}
+
+/** Directories of a domain's devices on the backends' side, by the toolstack's own record of them. */
+async function backendsOf(tx: NodeOperations, { domid: id }: DomainIdentity): Promise<string[]> {
+  const record = `/libxl/${id}/device`;
+  const found = new Set<string>();
+  for (const deviceClass of (await tx.directoryOptional(record)) ?? [])
+    for (const devid of (await tx.directoryOptional(`${record}/${deviceClass}`)) ?? []) {
+      const path = await tx.readOptional(`${record}/${deviceClass}/${devid}/backend`);
+      // The one that holds all of this domain's devices of the class: `…/backend/<class>/<domid>`.
+      if (path !== undefined) found.add(path.slice(0, path.lastIndexOf('/')));
+    }
+  return [...found];
 }
 
 /** Runs a guest in the calling thread: opens its ports and connects to the store through its ring. */

@@ -3,6 +3,7 @@ export class Reconciler {
   readonly #step: () => Promise<void>;
   readonly #failed: (error: unknown) => void;
   #running: Promise<void> | undefined;
+  #busy = false;
   #again = false;
   #stopped = false;
 
@@ -15,10 +16,11 @@ export class Reconciler {
   /** Something may have changed. */
   readonly look = (): void => {
     if (this.#stopped) return;
-    if (this.#running !== undefined) {
+    if (this.#busy) {
       this.#again = true;
       return;
     }
+    this.#busy = true;
     this.#running = this.#run();
   };
 
@@ -31,7 +33,12 @@ export class Reconciler {
         this.#failed(error);
       }
     } while (this.#again && !this.#stopped);
-    this.#running = undefined;
+    this.#busy = false;
+  }
+
+  /** Whether something may have changed since the step under way began. */
+  get asked(): boolean {
+    return this.#again;
   }
 
   /** Starts no further step and waits for the one under way. Idempotent. */

@@ -57,6 +57,7 @@ export async function addDevice(client: XenstoreClient, device: DeviceDescriptio
   await client.transaction(async (tx) => {
     if (await tx.exists(back))
       throw new ErrnoError('EEXIST', 'attaching a device', where(device), `${back} exists; detach it first`);
+    await removeIfThere(tx, front); // a predecessor's ring references are none of ours
     await makeDirectory(tx, front, permissions(frontend, [{ domid: backend, access: 'read' }]));
     await writeAll(tx, front, frontendNodes);
     await makeDirectory(tx, back, permissions(backend, [{ domid: frontend, access: 'read' }]));

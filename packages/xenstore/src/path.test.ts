@@ -37,7 +37,10 @@ const anyText = fc.oneof(
 
 describe('pathKind', () => {
   it('agrees with the rules of xenstore.txt', () => {
-    fc.assert(fc.property(anyText, (text) => void expect(pathKind(text)).toBe(plainKind(text))), { numRuns: 2000 });
+    fc.assert(
+      fc.property(anyText, (text) => void expect(pathKind(text)).toBe(plainKind(text))),
+      { numRuns: 2000 },
+    );
   });
 
   it.each([

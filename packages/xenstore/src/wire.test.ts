@@ -107,32 +107,41 @@ describe('PacketWriter', () => {
 describe('PacketParser', () => {
   it('gives back what was written, however the stream is cut', () => {
     fc.assert(
-      fc.property(fc.array(message, { maxLength: 12 }), fc.array(fc.nat(20_000), { maxLength: 12 }), (messages, cuts) => {
-        const received: Message[] = [];
-        expect(feed(new PacketParser(), encode(messages), cuts, received)).toBe('incomplete');
-        expect(received).toEqual(messages);
-      }),
+      fc.property(
+        fc.array(message, { maxLength: 12 }),
+        fc.array(fc.nat(20_000), { maxLength: 12 }),
+        (messages, cuts) => {
+          const received: Message[] = [];
+          expect(feed(new PacketParser(), encode(messages), cuts, received)).toBe('incomplete');
+          expect(received).toEqual(messages);
+        },
+      ),
     );
   });
 
   it('can stop anywhere and go on with a copy of the rest', () => {
     fc.assert(
-      fc.property(fc.array(message, { minLength: 1, maxLength: 12 }), fc.nat(12), fc.nat(2000), (messages, stop, cut) => {
-        const bytes = encode(messages);
-        const first = bytes.slice(0, cut % (bytes.length + 1));
-        const parser = new PacketParser();
-        const received: Message[] = [];
-        parser.push(first);
-        for (let i = 0; i < stop && parser.next() === 'packet'; i++) {
-          const { type, reqId, txId, bytes, start, end } = parser.packet;
-          received.push({ type, reqId, txId, payload: readLatin1(bytes, start, end) });
-        }
-        parser.retain();
-        first.fill(0xee);
-        parser.push(bytes.slice(first.length));
-        readAll(parser, received);
-        expect(received).toEqual(messages);
-      }),
+      fc.property(
+        fc.array(message, { minLength: 1, maxLength: 12 }),
+        fc.nat(12),
+        fc.nat(2000),
+        (messages, stop, cut) => {
+          const bytes = encode(messages);
+          const first = bytes.slice(0, cut % (bytes.length + 1));
+          const parser = new PacketParser();
+          const received: Message[] = [];
+          parser.push(first);
+          for (let i = 0; i < stop && parser.next() === 'packet'; i++) {
+            const { type, reqId, txId, bytes, start, end } = parser.packet;
+            received.push({ type, reqId, txId, payload: readLatin1(bytes, start, end) });
+          }
+          parser.retain();
+          first.fill(0xee);
+          parser.push(bytes.slice(first.length));
+          readAll(parser, received);
+          expect(received).toEqual(messages);
+        },
+      ),
     );
   });
 

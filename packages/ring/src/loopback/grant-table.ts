@@ -8,7 +8,7 @@ import { type Domid, type GrantReference, grantReference } from '../identity.ts'
 import { copyBytes } from '../paged-memory.ts';
 import type { GrantAccess } from '../platform.ts';
 import * as L from './layout.ts';
-import type { Machine } from './machine.ts';
+import type { DomainOf, Machine } from './machine.ts';
 
 const READ_PIN = 1;
 const WRITE_PIN = 1 << 16;
@@ -16,21 +16,22 @@ const WRITE_PIN = 1 << 16;
 export class GrantTable {
   readonly #machine: Machine;
   readonly #words: Int32Array;
-  readonly #owner: Domid;
+  readonly #owner: DomainOf;
   readonly #base: number;
   readonly #domain: number;
 
-  constructor(machine: Machine, owner: Domid) {
+  constructor(machine: Machine, owner: DomainOf) {
     this.#machine = machine;
     this.#words = machine.words;
     this.#owner = owner;
-    this.#domain = machine.domain(owner);
-    this.#base = machine.layout.grants + owner * machine.layout.limits.grantEntries * L.GRANT_WORDS;
+    this.#domain = machine.domain(owner.domid);
+    this.#base = machine.layout.grants + owner.domid * machine.layout.limits.grantEntries * L.GRANT_WORDS;
   }
 
-  /** The granting side: a free reference, or undefined when the table is full. */
+  /** The granting side: a free reference, or undefined when the table is full. @throws ErrnoError ESRCH. */
   grant(to: Domid, frame: number, access: GrantAccess): GrantReference | undefined {
     return this.#locked(() => {
+      this.#machine.checkAlive(this.#owner, 'granting a page');
       const index = this.#unlink();
       if (index === undefined) return undefined;
       this.#set(index, to, frame, access);
@@ -48,14 +49,26 @@ export class GrantTable {
   /** Takes access away; false while the grant is in use (the entry then stays as it is). */
   endAccess(reference: GrantReference): boolean {
     return this.#locked(() => {
-      const entry = this.#entry(reference);
-      if (this.#words[entry + L.GRANT_PINS] !== 0) return false;
-      this.#words[entry + L.GRANT_FLAGS] = 0;
-      if (reference >= L.RESERVED_GRANTS) {
-        this.#words[entry + L.GRANT_FRAME] = this.#words[this.#domain + L.DOMAIN_FREE_GRANTS]!;
-        this.#words[this.#domain + L.DOMAIN_FREE_GRANTS] = reference + 1;
-      }
+      if (!this.#isAlive()) return true;
+      if (this.#words[this.#entry(reference) + L.GRANT_PINS] !== 0) return false;
+      this.#free(reference);
       return true;
+    });
+  }
+
+  /** Takes access away now, or when the last use ends: nobody will call {@link endAccess} again. */
+  abandon(reference: GrantReference): boolean {
+    return this.#locked(() => {
+      if (!this.#isAlive()) return true;
+      const entry = this.#entry(reference);
+      if (this.#words[entry + L.GRANT_PINS] === 0) {
+        this.#free(reference);
+        return true;
+      }
+      // Without GTF_permit_access no new use begins.
+      this.#words[entry + L.GRANT_FLAGS] =
+        (this.#words[entry + L.GRANT_FLAGS]! & ~L.GTF_permit_access) | L.GTF_abandoned;
+      return false;
     });
   }
 
@@ -64,14 +77,20 @@ export class GrantTable {
     return this.#locked(() => this.#acquire(reference, user, write));
   }
 
-  release(reference: number, write: boolean): void {
-    this.#locked(() => this.#release(reference, write));
+  /** Ends a use. The frame of a grant whose owner is gone is not its business any more. */
+  release(reference: number, frame: number, write: boolean): void {
+    const abandoned = this.#locked(() => this.#isAlive() && this.#release(reference, write));
+    if (abandoned) this.#machine.releaseFrames(this.#owner, [frame]);
   }
 
   /** Copies between this table's frames and `user`'s memory (`GNTTABOP_copy`). */
   copy(batch: GrantCopyBatch, user: Domid): void {
     this.#machine.lock(this.#domain + L.DOMAIN_GRANT_LOCK);
     try {
+      if (!this.#isAlive()) {
+        batch.statuses.fill(GrantStatus.GNTST_bad_domain, 0, batch.count);
+        return;
+      }
       for (let index = 0; index < batch.count; index++) {
         const write = batch.toGrant[index] === 1;
         const frame = this.#usable(batch.references[index]!, user, write);
@@ -105,6 +124,10 @@ export class GrantTable {
     return this.#base + reference * L.GRANT_WORDS;
   }
 
+  #isAlive(): boolean {
+    return this.#machine.isAlive(this.#owner.domid, this.#owner.generation);
+  }
+
   #set(index: number, to: Domid, frame: number, access: GrantAccess): void {
     const entry = this.#entry(index);
     this.#words[entry + L.GRANT_FRAME] = frame;
@@ -125,6 +148,14 @@ export class GrantTable {
     return fresh;
   }
 
+  #free(reference: number): void {
+    const entry = this.#entry(reference);
+    this.#words[entry + L.GRANT_FLAGS] = 0;
+    if (reference < L.RESERVED_GRANTS) return;
+    this.#words[entry + L.GRANT_FRAME] = this.#words[this.#domain + L.DOMAIN_FREE_GRANTS]!;
+    this.#words[this.#domain + L.DOMAIN_FREE_GRANTS] = reference + 1;
+  }
+
   /** The frame when `user` may use the reference so, else the status that Xen gives. */
   #usable(reference: number, user: Domid, write: boolean): number {
     if (reference >= this.#words[this.#domain + L.DOMAIN_GRANTS_TOUCHED]!) return GrantStatus.GNTST_bad_gntref;
@@ -136,7 +167,7 @@ export class GrantTable {
   }
 
   #acquire(reference: number, user: Domid, write: boolean): number {
-    if (!this.#machine.isAlive(this.#owner)) return GrantStatus.GNTST_bad_domain;
+    if (!this.#isAlive()) return GrantStatus.GNTST_bad_domain;
     const frame = this.#usable(reference, user, write);
     if (frame < 0) return frame;
     const entry = this.#entry(reference);
@@ -146,7 +177,8 @@ export class GrantTable {
     return frame;
   }
 
-  #release(reference: number, write: boolean): void {
+  /** @returns whether that freed an abandoned entry. */
+  #release(reference: number, write: boolean): boolean {
     const entry = this.#entry(reference);
     const pins = this.#words[entry + L.GRANT_PINS]! - (write ? WRITE_PIN : READ_PIN);
     this.#words[entry + L.GRANT_PINS] = pins;
@@ -154,6 +186,9 @@ export class GrantTable {
     if (pins >>> 16 === 0) flags &= ~L.GTF_writing;
     if (pins === 0) flags &= ~L.GTF_reading;
     this.#words[entry + L.GRANT_FLAGS] = flags;
+    if (pins !== 0 || (flags & L.GTF_abandoned) === 0) return false;
+    this.#free(reference);
+    return true;
   }
 
   #locked<T>(action: () => T): T {

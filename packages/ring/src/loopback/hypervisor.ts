@@ -5,6 +5,7 @@
 import type { DomainIdentity, Domid, EventPort, InstanceName } from '../identity.ts';
 import { instanceName } from '../identity.ts';
 import { type Observer, type Runtime, standardRuntime } from '../runtime.ts';
+import { wakeDomain } from './attachment.ts';
 import { GrantTable } from './grant-table.ts';
 import {
   DEFAULT_LIMITS,
@@ -14,7 +15,7 @@ import {
   NO_ATTACHMENT,
   RESERVED_XENSTORE,
 } from './layout.ts';
-import { KEEP_ALIVE_MS, LoopbackPlatform } from './loopback-platform.ts';
+import { LoopbackPlatform } from './loopback-platform.ts';
 import { Machine, type MachineHandle } from './machine.ts';
 import { Maptrack } from './maptrack.ts';
 import { PortTable } from './port-table.ts';
@@ -61,11 +62,11 @@ export class LoopbackHypervisor {
    * Builds the xenstore ring of a domain: a page that it grants to `store` by the reserved reference 1, and a port that
    * `store` may bind. The domain finds them with {@link LoopbackPlatform.openStoreRing}.
    */
-  buildStoreRing({ domid }: DomainIdentity, store: Domid): { readonly gfn: number; readonly port: EventPort } {
-    const [gfn] = this.#machine.allocateFrames(domid, 1) as [number];
-    new GrantTable(this.#machine, domid).grantReserved(RESERVED_XENSTORE, store, gfn);
-    const port = new PortTable(this.#machine, domid).allocateUnbound(store, NO_ATTACHMENT);
-    const record = this.#machine.domain(domid);
+  buildStoreRing(domain: DomainIdentity, store: Domid): { readonly gfn: number; readonly port: EventPort } {
+    const [gfn] = this.#machine.allocateFrames(domain, 1) as [number];
+    new GrantTable(this.#machine, domain).grantReserved(RESERVED_XENSTORE, store, gfn);
+    const port = new PortTable(this.#machine, domain).allocateUnbound(store, NO_ATTACHMENT);
+    const record = this.#machine.domain(domain.domid);
     this.#machine.words[record + DOMAIN_STORE_FRAME] = gfn;
     Atomics.store(this.#machine.words, record + DOMAIN_STORE_PORT, port);
     return { gfn, port };
@@ -74,13 +75,17 @@ export class LoopbackHypervisor {
   /**
    * Destroys a domain, whatever its threads are doing: its ports close, its mappings are undone, its grants end.
    * Frames of it that others have mapped stay valid until they unmap them. Does nothing when it is gone already.
+   *
+   * Unlike a real domain's processors, a thread of it that still runs is not stopped and can reach, through pages that
+   * it holds, frames that are another's by then; a thread that may do so has to be ended before.
    */
-  destroyDomain({ domid, generation }: DomainIdentity): void {
-    if (!this.#machine.isAlive(domid, generation)) return;
-    new PortTable(this.#machine, domid).reset();
-    new Maptrack(this.#machine, domid).reset();
-    new GrantTable(this.#machine, domid).reset();
-    this.#machine.removeDomain(domid);
+  destroyDomain(domain: DomainIdentity): void {
+    if (!this.#machine.beginRemoval(domain)) return;
+    new PortTable(this.#machine, domain).reset();
+    new Maptrack(this.#machine, domain).reset();
+    new GrantTable(this.#machine, domain).reset();
+    this.#machine.removeDomain(domain.domid);
+    wakeDomain(this.#machine, domain);
   }
 
   isAlive({ domid, generation }: DomainIdentity): boolean {
@@ -89,13 +94,12 @@ export class LoopbackHypervisor {
 
   /** The identity of the domain that has `domid` now, if any. */
   identify(domid: Domid): DomainIdentity | undefined {
-    if (!this.#machine.isAlive(domid)) return undefined;
-    return { instance: this.instance, domid, generation: this.#machine.generation(domid) };
+    const generation = this.#machine.generation(domid);
+    return generation === 0 ? undefined : { instance: this.instance, domid, generation };
   }
 
   /** Opens the ports of a domain for this thread. Several may be open; each has its own event channels and mappings. */
   openPlatform(identity: DomainIdentity): LoopbackPlatform {
-    const keepAlive = this.#runtime.timer(KEEP_ALIVE_MS, () => {});
-    return new LoopbackPlatform(this.#machine, identity, this.#runtime, keepAlive);
+    return new LoopbackPlatform(this.#machine, identity, this.#runtime);
   }
 }

@@ -39,6 +39,8 @@ export const FRAMES_TOUCHED = 2;
 export const NEXT_DOMID = 3;
 /** Source of domain generations. */
 export const GENERATIONS = 4;
+/** Source of the names that threads leave in the locks they hold. */
+export const THREADS = 5;
 export const HEADER_WORDS = 16;
 
 // Words of a frame: owner domid + 1 (0: free, or its owner is gone and only mappings hold it), mappings, next free frame + 1.
@@ -68,6 +70,8 @@ export const DOMAIN_WORDS = 16;
 
 export const DOMAIN_ABSENT = 0;
 export const DOMAIN_ALIVE = 1;
+/** Being destroyed: nothing of it can be used or made any more, but its domid is not free yet. */
+export const DOMAIN_DYING = 2;
 
 // Words of a grant entry: version 1's flags and domid as Xen packs them, the frame, and the hypervisor's count of uses.
 export const GRANT_WORDS = 3;
@@ -80,6 +84,8 @@ export const GTF_permit_access = 1;
 export const GTF_readonly = 1 << 2;
 export const GTF_reading = 1 << 3;
 export const GTF_writing = 1 << 4;
+/** Ours alone: nobody is left to sweep the grant, so its last user frees it. */
+export const GTF_abandoned = 1 << 15;
 
 // Words of a maptrack entry.
 export const MAPTRACK_WORDS = 5;
@@ -111,14 +117,16 @@ export const PORT_ATTACHMENT_SHIFT = 16;
 export const NO_ATTACHMENT = 0xffff;
 
 // Words of an attachment: one thread's platform for one domain, the target of wake-ups.
-export const ATTACHMENT_STATE = 0;
+/** Generation of its domain, or 0 when the attachment is free. */
+export const ATTACHMENT_GENERATION = 0;
 /** Bumped and notified to wake its thread. */
 export const ATTACHMENT_WAKE = 1;
 export const ATTACHMENT_ASLEEP = 2;
 /** One bit per word of {@link ATTACHMENT_READY} that has a bit set. */
 export const ATTACHMENT_SELECTOR = 3;
+export const ATTACHMENT_DOMID = 4;
 /** One bit per port with an event to deliver. */
-export const ATTACHMENT_READY = 4;
+export const ATTACHMENT_READY = 5;
 
 /** Word offsets of each table in the control buffer. */
 export interface Layout {
@@ -137,6 +145,9 @@ export interface Layout {
 export function layoutOf(limits: LoopbackLimits): Layout {
   if (limits.ports < 2 || limits.ports > 1024) throw new RangeError('ports must be 2 to 1024');
   if (limits.domains < 1 || limits.domains > 0x7ff0) throw new RangeError('domains must be 1 to 32752');
+  // One domain's uses of one grant are counted in 16 bits.
+  if (limits.maptrackEntries > 0xffff) throw new RangeError('maptrackEntries must be at most 65535');
+  if (limits.grantEntries < RESERVED_GRANTS) throw new RangeError(`grantEntries must be at least ${RESERVED_GRANTS}`);
   const attachmentCount = Math.min(limits.domains * 2 + 14, NO_ATTACHMENT);
   const attachmentWords = ATTACHMENT_READY + Math.ceil(limits.ports / 32);
   const frames = HEADER_WORDS;

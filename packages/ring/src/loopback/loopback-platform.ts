@@ -1,5 +1,5 @@
 /** The ports of `@pvkit/ring` for one domain of a loopback machine, as one thread sees them. */
-import { ErrnoError, GrantError, grantStatusName } from '../errors.ts';
+import { ErrnoError, GrantError, GrantStatus, grantStatusName } from '../errors.ts';
 import type { GrantCopyBatch } from '../grant-copy.ts';
 import { type DomainIdentity, type Domid, type EventPort, type GrantReference, isEventPort } from '../identity.ts';
 import { PagedMemory } from '../paged-memory.ts';
@@ -13,12 +13,14 @@ import type {
   PlatformUsage,
   SharedPages,
 } from '../platform.ts';
-import type { Runtime } from '../runtime.ts';
+import type { Runtime, Timer } from '../runtime.ts';
+import { attach, detach } from './attachment.ts';
 import { GrantTable } from './grant-table.ts';
 import * as L from './layout.ts';
-import type { Machine } from './machine.ts';
+import type { DomainOf, Machine } from './machine.ts';
 import { Maptrack } from './maptrack.ts';
-import { PortTable, wake } from './port-table.ts';
+import { LoopbackGrantedPages, LoopbackMappedPages } from './pages.ts';
+import { PortTable } from './port-table.ts';
 
 /** Handlers run in one turn of the event loop before others get theirs. */
 const EVENTS_PER_TURN = 64;
@@ -43,21 +45,25 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   readonly #mapped = new Set<LoopbackMappedPages>();
   /** What another domain still used when its access was ended. */
   #quarantine: { readonly reference: GrantReference; readonly frame: number }[] = [];
-  #dispatching = false;
+  /** Events taken over for delivery: one bit per word of {@link #ready} that has a bit set, one there per port. */
+  #groups = 0;
+  readonly #ready: Int32Array;
+  #attached = true;
   #closed = false;
-  readonly #keepAlive: { cancel(): void };
+  readonly #keepAlive: Timer;
 
-  constructor(machine: Machine, identity: DomainIdentity, runtime: Runtime, keepAlive: { cancel(): void }) {
+  constructor(machine: Machine, identity: DomainIdentity, runtime: Runtime) {
     this.identity = identity;
     this.runtime = runtime;
     this.#machine = machine;
     this.#words = machine.words;
-    this.#ports = new PortTable(machine, identity.domid);
-    this.#table = new GrantTable(machine, identity.domid);
-    this.#maptrack = new Maptrack(machine, identity.domid);
-    this.#attachmentIndex = attach(machine);
+    this.#ports = new PortTable(machine, identity);
+    this.#table = new GrantTable(machine, identity);
+    this.#maptrack = new Maptrack(machine, identity);
+    this.#attachmentIndex = attach(machine, identity);
     this.#attachment = machine.layout.attachments + this.#attachmentIndex * machine.layout.attachmentWords;
-    this.#keepAlive = keepAlive;
+    this.#ready = new Int32Array(machine.layout.attachmentWords - L.ATTACHMENT_READY);
+    this.#keepAlive = runtime.timer(KEEP_ALIVE_MS, () => {});
     this.#sleep();
   }
 
@@ -65,16 +71,21 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
 
   share(to: Domid, pageCount: number, access: GrantAccess): GrantedPages {
     this.#checkOpen();
+    if (!Number.isInteger(pageCount) || pageCount < 1) throw new RangeError(`${pageCount} is not a number of pages`);
     this.#sweep();
     const { domid } = this.identity;
-    const frames = this.#machine.allocateFrames(domid, pageCount);
+    const frames = this.#machine.allocateFrames(this.identity, pageCount);
     const references: GrantReference[] = [];
     for (const frame of frames) {
       const reference = this.#table.grant(to, frame, access);
       if (reference === undefined) {
-        for (const undo of references) this.#table.endAccess(undo);
-        this.#machine.releaseFrames(domid, frames);
-        throw new GrantError('GNTST_no_space', `granting ${pageCount} pages: the grant table is full`, { domid });
+        // The other side may have guessed and mapped some already.
+        this.#endAccess(frames, references);
+        this.#machine.releaseFrames(this.identity, frames.slice(references.length));
+        const { grantEntries } = this.#machine.layout.limits;
+        throw new GrantError('GNTST_no_space', `granting ${pageCount} pages (limit ${grantEntries} entries)`, {
+          domid,
+        });
       }
       references.push(reference);
     }
@@ -116,7 +127,7 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
       if (this.#table.endAccess(reference)) free.push(frame);
       else this.#quarantine.push({ reference, frame });
     });
-    this.#machine.releaseFrames(this.identity.domid, free);
+    this.#machine.releaseFrames(this.identity, free);
     return this.#quarantine.length === before;
   }
 
@@ -129,20 +140,20 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
       free.push(frame);
       return false;
     });
-    this.#machine.releaseFrames(this.identity.domid, free);
+    this.#machine.releaseFrames(this.identity, free);
   }
 
   map(from: Domid, references: readonly GrantReference[], access: GrantAccess): MappedPages {
     this.#checkOpen();
     const context = { instance: this.identity.instance, domid: from };
-    if (!this.#machine.isAlive(from))
+    if (this.#machine.generation(from) === 0)
       throw new GrantError('GNTST_bad_domain', `mapping ${references.length} grants`, context);
     const handles: number[] = [];
     for (const reference of references) {
       const handle = this.#maptrack.map(from, reference, access === 'read-write');
       if (handle < 0) {
         for (const undo of handles) this.#maptrack.unmap(undo);
-        throw new GrantError(grantStatusName(handle), `mapping grant reference ${reference}`, context);
+        throw new GrantError(grantStatusName(handle), this.#describeMap(reference, handle), context);
       }
       handles.push(handle);
     }
@@ -155,16 +166,25 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
     return pages;
   }
 
+  #describeMap(reference: GrantReference, status: number): string {
+    const { maptrackEntries } = this.#machine.layout.limits;
+    const limit = status === GrantStatus.GNTST_no_device_space ? ` (limit ${maptrackEntries} mappings)` : '';
+    return `mapping grant reference ${reference}${limit}`;
+  }
+
   copy(batch: GrantCopyBatch): void {
     this.#checkOpen();
-    if (this.#machine.isAlive(batch.domid)) this.#tableOf(batch.domid).copy(batch, this.identity.domid);
-    else batch.statuses.fill(-2 /* GNTST_bad_domain */, 0, batch.count);
+    this.#tableOf(batch.domid).copy(batch, this.identity.domid);
   }
 
   /** The table last copied from: a driver copies from one domain. */
-  #peerTable: { readonly domid: Domid; readonly table: GrantTable } | undefined;
+  #peerTable: { readonly peer: DomainOf; readonly table: GrantTable } | undefined;
   #tableOf(domid: Domid): GrantTable {
-    if (this.#peerTable?.domid !== domid) this.#peerTable = { domid, table: new GrantTable(this.#machine, domid) };
+    const generation = this.#machine.generation(domid);
+    if (this.#peerTable?.peer.domid !== domid || this.#peerTable.peer.generation !== generation) {
+      const peer = { domid, generation };
+      this.#peerTable = { peer, table: new GrantTable(this.#machine, peer) };
+    }
     return this.#peerTable.table;
   }
 
@@ -216,32 +236,42 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   // -- delivery ------------------------------------------------------------------------------------------------------
 
   readonly #dispatch = (): void => {
-    this.#dispatching = false;
-    if (this.#closed) return;
-    const words = this.#words;
-    const selector = this.#attachment + L.ATTACHMENT_SELECTOR;
-    let budget = EVENTS_PER_TURN;
-    let groups = Atomics.exchange(words, selector, 0);
-    while (groups !== 0 && !this.#closed) {
+    // What has been taken over is delivered before more is, so that busy ports cannot starve others.
+    if (this.#groups === 0 && this.#alive()) this.#collect();
+    for (let budget = EVENTS_PER_TURN; this.#groups !== 0; budget--) {
+      if (!this.#alive()) break;
+      if (budget === 0) {
+        this.runtime.nextTurn(this.#dispatch);
+        return;
+      }
+      const port = this.#nextReady();
+      const handler = this.#listeners.get(port);
+      // Without a listener the event stays pending until there is one.
+      if (handler !== undefined && this.#ports.begin(port)) this.#run(handler);
+    }
+    if (this.#alive()) this.#sleep();
+    else this.#detach();
+  };
+
+  /** Takes over the ports that have events. */
+  #collect(): void {
+    this.#groups = Atomics.exchange(this.#words, this.#attachment + L.ATTACHMENT_SELECTOR, 0);
+    for (let groups = this.#groups; groups !== 0; ) {
       const group = 31 - Math.clz32(groups);
       groups &= ~(1 << group);
-      const ready = this.#attachment + L.ATTACHMENT_READY + group;
-      let bits = Atomics.exchange(words, ready, 0);
-      while (bits !== 0 && !this.#closed) {
-        const bit = 31 - Math.clz32(bits);
-        bits &= ~(1 << bit);
-        if (budget-- <= 0) {
-          Atomics.or(words, ready, 1 << bit);
-          Atomics.or(words, selector, 1 << group);
-          continue;
-        }
-        const handler = this.#listeners.get(group * 32 + bit);
-        // Without a listener the event stays pending until there is one.
-        if (handler !== undefined && this.#ports.begin(group * 32 + bit)) this.#run(handler);
-      }
+      this.#ready[group] = Atomics.exchange(this.#words, this.#attachment + L.ATTACHMENT_READY + group, 0);
+      if (this.#ready[group] === 0) this.#groups &= ~(1 << group);
     }
-    if (!this.#closed) this.#sleep();
-  };
+  }
+
+  /** Takes a port from what was taken over, which must not be empty. */
+  #nextReady(): number {
+    const group = 31 - Math.clz32(this.#groups);
+    const bit = 31 - Math.clz32(this.#ready[group]!);
+    this.#ready[group]! &= ~(1 << bit);
+    if (this.#ready[group] === 0) this.#groups &= ~(1 << group);
+    return group * 32 + bit;
+  }
 
   /** A handler that throws is a bug of ours: it surfaces as an uncaught error, and the other ports get their events. */
   #run(handler: () => void): void {
@@ -267,12 +297,7 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
         return;
       }
     }
-    this.#schedule();
-  }
-
-  #schedule(): void {
-    if (this.#dispatching) return;
-    this.#dispatching = true;
+    Atomics.store(words, this.#attachment + L.ATTACHMENT_ASLEEP, 0);
     this.runtime.nextTurn(this.#dispatch);
   }
 
@@ -293,10 +318,17 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
     for (const port of [...this.#openPorts]) this.close(port);
     for (const pages of [...this.#mapped]) pages.unmap();
     for (const pages of [...this.#granted]) pages.endAccess();
+    for (const { reference, frame } of this.#quarantine)
+      if (this.#table.abandon(reference)) this.#machine.releaseFrames(this.identity, [frame]);
     this.#closed = true;
     this.#keepAlive.cancel();
-    Atomics.store(this.#words, this.#attachment + L.ATTACHMENT_STATE, 0);
-    wake(this.#words, this.#attachment);
+    this.#detach();
+  }
+
+  #detach(): void {
+    if (!this.#attached) return;
+    this.#attached = false;
+    detach(this.#machine, this.#attachmentIndex, this.identity);
   }
 
   #alive(): boolean {
@@ -313,66 +345,6 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   }
 }
 
-class LoopbackGrantedPages extends PagedMemory implements GrantedPages {
-  readonly references: readonly GrantReference[];
-  readonly #end: () => boolean;
-  #ended: boolean | undefined;
-
-  constructor(
-    runtime: Runtime,
-    machine: Machine,
-    frames: readonly number[],
-    references: readonly GrantReference[],
-    end: () => boolean,
-  ) {
-    super(
-      runtime,
-      frames.map((frame) => machine.frame(frame)),
-    );
-    this.references = references;
-    this.#end = end;
-  }
-
-  endAccess(): boolean {
-    if (this.#ended === undefined) {
-      this.invalidate();
-      this.#ended = this.#end();
-    }
-    return this.#ended;
-  }
-}
-
-class LoopbackMappedPages extends PagedMemory implements MappedPages {
-  readonly #unmap: () => void;
-
-  constructor(runtime: Runtime, machine: Machine, frames: readonly number[], access: GrantAccess, unmap: () => void) {
-    super(
-      runtime,
-      frames.map((frame) => machine.frame(frame)),
-      access,
-    );
-    this.#unmap = unmap;
-  }
-
-  unmap(): void {
-    this.invalidate();
-    this.#unmap();
-  }
-}
-
-/** Takes a free attachment. */
-function attach(machine: Machine): number {
-  const { attachments, attachmentCount, attachmentWords } = machine.layout;
-  for (let index = 0; index < attachmentCount; index++) {
-    const attachment = attachments + index * attachmentWords;
-    if (Atomics.compareExchange(machine.words, attachment + L.ATTACHMENT_STATE, 0, 1) !== 0) continue;
-    for (let word = L.ATTACHMENT_ASLEEP; word < attachmentWords; word++)
-      Atomics.store(machine.words, attachment + word, 0);
-    return index;
-  }
-  throw new ErrnoError('ENOSPC', `opening a platform (this machine allows ${attachmentCount})`);
-}
-
 interface WaitAsyncResult {
   readonly async: boolean;
   readonly value: PromiseLike<string>;
@@ -381,5 +353,3 @@ interface WaitAsyncResult {
 const { waitAsync } = Atomics as unknown as {
   waitAsync(words: Int32Array, index: number, value: number): WaitAsyncResult;
 };
-
-export { KEEP_ALIVE_MS };

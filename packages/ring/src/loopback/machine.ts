@@ -3,7 +3,7 @@
  * machine; each operation takes a short lock, as a hypercall would.
  */
 import { ErrnoError, GrantError } from '../errors.ts';
-import { type Domid, domid as toDomid } from '../identity.ts';
+import { type DomainIdentity, type Domid, domid as toDomid } from '../identity.ts';
 import type { PageViews } from '../paged-memory.ts';
 import { PAGE_SIZE } from '../platform.ts';
 import * as L from './layout.ts';
@@ -15,19 +15,30 @@ export interface MachineHandle {
   readonly limits: L.LoopbackLimits;
 }
 
-/** How long a lock may stay taken before its holder is presumed dead (a terminated worker). */
-const LOCK_PATIENCE_MS = 1000;
+/** A domain of one machine. Its domid alone may by now be another's. */
+export type DomainOf = Pick<DomainIdentity, 'domid' | 'generation'>;
+
+/**
+ * Waits of a millisecond in which nobody lets go of a lock, before its holder is presumed dead (a terminated worker).
+ * Counted, since a clock also runs while the whole process is stopped.
+ */
+const LOCK_PATIENCE = 1000;
+/** A taken lock holds the name of the thread above these bits, and in them a number for each time it takes one. */
+const LOCK_TIMES_BITS = 20;
 
 export class Machine {
   readonly handle: MachineHandle;
   readonly layout: L.Layout;
   readonly words: Int32Array;
   readonly #views: (PageViews | undefined)[] = [];
+  readonly #thread: number;
+  #timesLocked = 0;
 
   constructor(handle: MachineHandle) {
     this.handle = handle;
     this.layout = L.layoutOf(handle.limits);
     this.words = new Int32Array(handle.control);
+    this.#thread = (Atomics.add(this.words, L.THREADS, 1) + 1) & 0x7ff;
   }
 
   static create(limits: L.LoopbackLimits): Machine {
@@ -55,17 +66,23 @@ export class Machine {
   // -- locks ---------------------------------------------------------------------------------------------------------
 
   lock(word: number): void {
-    if (Atomics.compareExchange(this.words, word, 0, 1) === 0) return;
-    const deadline = Date.now() + LOCK_PATIENCE_MS;
-    while (Atomics.compareExchange(this.words, word, 0, 1) !== 0) {
-      Atomics.wait(this.words, word, 1, 1);
-      if (Date.now() > deadline) return; // its thread died inside: the tables are consistent word by word, so go on
+    const { words } = this;
+    this.#timesLocked = (this.#timesLocked + 2) & ((1 << LOCK_TIMES_BITS) - 1);
+    const mine = (this.#thread << LOCK_TIMES_BITS) | this.#timesLocked | 1;
+    let holder = Atomics.compareExchange(words, word, 0, mine);
+    let waits = 0;
+    while (holder !== 0) {
+      waits = Atomics.wait(words, word, holder, 1) === 'timed-out' ? waits + 1 : 0;
+      // The tables are consistent word by word, so whoever takes a dead thread's lock goes on; but only one may.
+      if (waits > LOCK_PATIENCE && Atomics.compareExchange(words, word, holder, mine) === holder) return;
+      holder = Atomics.compareExchange(words, word, 0, mine);
     }
   }
 
   unlock(word: number): void {
-    Atomics.store(this.words, word, 0);
-    Atomics.notify(this.words, word, 1);
+    const holder = Atomics.load(this.words, word);
+    if (holder >>> LOCK_TIMES_BITS !== this.#thread) return; // we were presumed dead
+    if (Atomics.compareExchange(this.words, word, holder, 0) === holder) Atomics.notify(this.words, word, 1);
   }
 
   // -- domains -------------------------------------------------------------------------------------------------------
@@ -74,17 +91,21 @@ export class Machine {
     return this.layout.domains + domid * L.DOMAIN_WORDS;
   }
 
-  isAlive(domid: number, generation?: number): boolean {
-    if (domid >= this.layout.limits.domains) return false;
-    const domain = this.domain(domid);
-    return (
-      Atomics.load(this.words, domain + L.DOMAIN_STATE) === L.DOMAIN_ALIVE &&
-      (generation === undefined || this.words[domain + L.DOMAIN_GENERATION] === generation)
-    );
+  isAlive(domid: number, generation: number): boolean {
+    return generation !== 0 && this.generation(domid) === generation;
   }
 
+  /** Generation of the living domain that has `domid` now, or 0 when there is none. */
   generation(domid: number): number {
-    return this.words[this.domain(domid) + L.DOMAIN_GENERATION]!;
+    if (domid >= this.layout.limits.domains) return 0;
+    const domain = this.domain(domid);
+    if (Atomics.load(this.words, domain + L.DOMAIN_STATE) !== L.DOMAIN_ALIVE) return 0;
+    return this.words[domain + L.DOMAIN_GENERATION]!;
+  }
+
+  /** @throws ErrnoError ESRCH unless the domain lives; what follows under the same lock is then undone by its death. */
+  checkAlive({ domid, generation }: DomainOf, action: string): void {
+    if (!this.isAlive(domid, generation)) throw new ErrnoError('ESRCH', action, { domid }, 'the domain is gone');
   }
 
   /** Takes the next free domid after the last one given out, as Xen's toolstack does. @throws ErrnoError ENOSPC. */
@@ -98,7 +119,9 @@ export class Machine {
         const domain = this.domain(candidate);
         if (words[domain + L.DOMAIN_STATE] !== L.DOMAIN_ABSENT) continue;
         words[L.NEXT_DOMID] = (candidate + 1) % domains;
-        words.fill(0, domain, domain + L.DOMAIN_WORDS);
+        // All but the lock, which a thread that knew the domid's last domain may be holding.
+        words.fill(0, domain, domain + L.DOMAIN_GRANT_LOCK);
+        words.fill(0, domain + L.DOMAIN_GRANT_LOCK + 1, domain + L.DOMAIN_WORDS);
         words[domain + L.DOMAIN_GENERATION] = ++words[L.GENERATIONS]!;
         words[domain + L.DOMAIN_GRANTS_TOUCHED] = L.RESERVED_GRANTS;
         Atomics.store(words, domain + L.DOMAIN_STATE, L.DOMAIN_ALIVE);
@@ -110,7 +133,16 @@ export class Machine {
     throw new ErrnoError('ENOSPC', `creating a domain (this machine holds ${this.layout.limits.domains})`);
   }
 
-  /** Marks a domain as gone and frees its frames; frames that others have mapped live until the last unmap. */
+  /** Begins the destruction of a domain; false when it is gone already, or another thread is at it. */
+  beginRemoval({ domid, generation }: DomainOf): boolean {
+    this.lock(L.LOCK);
+    const alive = this.isAlive(domid, generation);
+    if (alive) Atomics.store(this.words, this.domain(domid) + L.DOMAIN_STATE, L.DOMAIN_DYING);
+    this.unlock(L.LOCK);
+    return alive;
+  }
+
+  /** Ends it: frees the frames and the domid. Frames that others have mapped live until the last unmap. */
   removeDomain(domid: Domid): void {
     const { words, layout } = this;
     this.lock(L.LOCK);
@@ -130,12 +162,14 @@ export class Machine {
   // -- frames --------------------------------------------------------------------------------------------------------
 
   /** Gives a domain `count` zeroed frames. @throws GrantError GNTST_no_space beyond its or the machine's pages. */
-  allocateFrames(domid: Domid, count: number): number[] {
+  allocateFrames(owner: DomainOf, count: number): number[] {
     const { words, layout } = this;
+    const { domid } = owner;
     const domain = this.domain(domid);
     const taken: number[] = [];
     this.lock(L.LOCK);
     try {
+      this.checkAlive(owner, `allocating ${count} pages`);
       if (words[domain + L.DOMAIN_PAGES]! + count > layout.limits.pagesPerDomain)
         throw new GrantError('GNTST_no_space', `allocating ${count} pages (limit ${layout.limits.pagesPerDomain})`, {
           domid,
@@ -144,7 +178,11 @@ export class Machine {
         const frame = this.#unlink();
         if (frame === undefined) {
           for (const undo of taken) this.#link(undo);
-          throw new GrantError('GNTST_no_space', `allocating ${count} pages: the machine has no free frame`, { domid });
+          throw new GrantError(
+            'GNTST_no_space',
+            `allocating ${count} pages: no free frame is left of the machine's ${layout.limits.frames}`,
+            { domid },
+          );
         }
         taken.push(frame);
       }
@@ -156,13 +194,14 @@ export class Machine {
     return taken;
   }
 
-  releaseFrames(domid: Domid, frames: readonly number[]): void {
+  releaseFrames({ domid, generation }: DomainOf, frames: readonly number[]): void {
     const { words, layout } = this;
     this.lock(L.LOCK);
     try {
+      if (!this.isAlive(domid, generation)) return; // they went, or go, with their domain
       for (const frame of frames) {
         const record = layout.frames + frame * L.FRAME_WORDS;
-        if (words[record + L.FRAME_OWNER] !== domid + 1) continue; // went with its domain
+        if (words[record + L.FRAME_OWNER] !== domid + 1) continue;
         words[record + L.FRAME_OWNER] = 0;
         words[this.domain(domid) + L.DOMAIN_PAGES]! -= 1;
         if (Atomics.load(words, record + L.FRAME_PINS) === 0) this.#link(frame);
@@ -178,9 +217,10 @@ export class Machine {
 
   unpinFrame(frame: number): void {
     const record = this.layout.frames + frame * L.FRAME_WORDS;
-    if (Atomics.sub(this.words, record + L.FRAME_PINS, 1) !== 1 || this.words[record + L.FRAME_OWNER] !== 0) return;
+    // Under the lock, or an owner that lets go at the same time would see no pins either and free the frame too.
     this.lock(L.LOCK);
-    if (this.words[record + L.FRAME_OWNER] === 0) this.#link(frame);
+    const last = Atomics.sub(this.words, record + L.FRAME_PINS, 1) === 1;
+    if (last && this.words[record + L.FRAME_OWNER] === 0) this.#link(frame);
     this.unlock(L.LOCK);
   }
 

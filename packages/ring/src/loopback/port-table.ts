@@ -1,18 +1,21 @@
 /** Event channels with Xen's semantics (`xen/common/event_channel.c`), and the wake-up of the thread that listens. */
 import { ErrnoError } from '../errors.ts';
 import { type Domid, type EventPort, eventPort } from '../identity.ts';
+import { wake } from './attachment.ts';
 import * as L from './layout.ts';
-import type { Machine } from './machine.ts';
+import type { DomainOf, Machine } from './machine.ts';
 
 export class PortTable {
   readonly #machine: Machine;
   readonly #words: Int32Array;
+  readonly #domain: DomainOf;
   readonly #owner: Domid;
 
-  constructor(machine: Machine, owner: Domid) {
+  constructor(machine: Machine, owner: DomainOf) {
     this.#machine = machine;
     this.#words = machine.words;
-    this.#owner = owner;
+    this.#domain = owner;
+    this.#owner = owner.domid;
   }
 
   allocateUnbound(remote: Domid, attachment: number): EventPort {
@@ -33,7 +36,7 @@ export class PortTable {
     const context = { domid: remote };
     this.#machine.lock(L.LOCK);
     try {
-      if (!this.#machine.isAlive(remote)) throw new ErrnoError('ESRCH', action, context, 'no such domain');
+      if (this.#machine.generation(remote) === 0) throw new ErrnoError('ESRCH', action, context, 'no such domain');
       if (remotePort >= this.#machine.layout.limits.ports) throw new ErrnoError('EINVAL', action, context);
       const peer = this.#record(remote, remotePort);
       if (
@@ -74,11 +77,12 @@ export class PortTable {
   begin(port: number): boolean {
     const flags = this.#record(this.#owner, port) + L.PORT_FLAGS;
     if ((Atomics.or(this.#words, flags, L.PORT_MASKED) & L.PORT_MASKED) !== 0) return false;
-    Atomics.and(this.#words, flags, ~L.PORT_PENDING);
-    return true;
+    if ((Atomics.and(this.#words, flags, ~L.PORT_PENDING) & L.PORT_PENDING) !== 0) return true;
+    this.unmask(port); // it was for whoever had the port before
+    return false;
   }
 
-  unmask(port: EventPort): void {
+  unmask(port: number): void {
     const flags = this.#record(this.#owner, port) + L.PORT_FLAGS;
     const old = Atomics.and(this.#words, flags, ~L.PORT_MASKED);
     if ((old & L.PORT_PENDING) !== 0) this.#deliver(old, port);
@@ -87,17 +91,14 @@ export class PortTable {
   /** Closes a port; the other end becomes unbound again, to be bound anew (as Xen does). */
   close(port: EventPort): void {
     this.#machine.lock(L.LOCK);
-    this.#close(port);
+    if (this.#machine.isAlive(this.#owner, this.#domain.generation)) this.#close(port);
     this.#machine.unlock(L.LOCK);
   }
 
-  /** Closes every port, or those of one attachment. */
-  reset(attachment?: number): void {
+  /** Closes every port: the domain is being destroyed. */
+  reset(): void {
     this.#machine.lock(L.LOCK);
-    for (let port = 1; port < this.#machine.layout.limits.ports; port++) {
-      const flags = this.#words[this.#record(this.#owner, port) + L.PORT_FLAGS]!;
-      if (attachment === undefined || flags >>> L.PORT_ATTACHMENT_SHIFT === attachment) this.#close(port);
-    }
+    for (let port = 1; port < this.#machine.layout.limits.ports; port++) this.#close(port);
     this.#machine.unlock(L.LOCK);
   }
 
@@ -115,6 +116,7 @@ export class PortTable {
   }
 
   #allocate(attachment: number): EventPort {
+    this.#machine.checkAlive(this.#domain, 'allocating an event channel');
     const { ports } = this.#machine.layout.limits;
     for (let port = 1; port < ports; port++) {
       const record = this.#record(this.#owner, port);
@@ -148,11 +150,4 @@ export class PortTable {
     Atomics.or(this.#words, attachment + L.ATTACHMENT_SELECTOR, 1 << (port >>> 5));
     wake(this.#words, attachment);
   }
-}
-
-/** Wakes the thread of an attachment if it sleeps. */
-export function wake(words: Int32Array, attachment: number): void {
-  Atomics.add(words, attachment + L.ATTACHMENT_WAKE, 1);
-  if (Atomics.exchange(words, attachment + L.ATTACHMENT_ASLEEP, 0) === 1)
-    Atomics.notify(words, attachment + L.ATTACHMENT_WAKE);
 }

@@ -34,6 +34,8 @@ export interface ConnectionOwner {
   hasOutput(connection: Connection): void;
   /** A chunk has been worked off: everybody's output may go. */
   turnEnds(): void;
+  /** The connection is not read from until its replies are taken; `limit` in replies, for the control domain in bytes. */
+  stalled(connection: Connection, limit: number): void;
   /** The connection has ended. */
   ended(connection: Connection, reason: string | undefined): void;
 }
@@ -133,12 +135,10 @@ export class Connection implements Subscriber {
   deliver({ token }: Watch, path: string): void {
     if (this.#closed || path.length + token.length + 2 > XENSTORE_PAYLOAD_MAX) return;
     // Events for special paths each stand for something that happened, so they are not merged.
-    if (path.charCodeAt(0) !== 0x40) {
-      const key = `${path}\0${token}`;
-      if (this.#queuedEvents.has(key)) return;
-      this.#queuedEvents.add(key);
-    }
+    const key = path.charCodeAt(0) === 0x40 ? undefined : `${path}\0${token}`;
+    if (key !== undefined && this.#queuedEvents.has(key)) return;
     if (this.#owner.quotas.refuses(this, 'memory', this.#waitingBytes)) return;
+    if (key !== undefined) this.#queuedEvents.add(key);
     this.#output.begin(XsdSockmsgType.XS_WATCH_EVENT, 0, 0);
     this.#output.string(path);
     this.#output.string(token);
@@ -210,6 +210,7 @@ export class Connection implements Subscriber {
     if (this.#stalled) return;
     this.#stalled = true;
     this.#transport.pause();
+    this.#owner.stalled(this, this.privileged ? PRIVILEGED_REPLIES_MAX : this.#owner.quotas.limit('outstanding'));
   }
 
   #drained(): void {

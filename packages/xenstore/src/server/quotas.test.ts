@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import type { Quotas } from '../store/quota.ts';
 import { runScript } from '../testing/script.ts';
 import { ServerFixture } from '../testing/server-fixture.ts';
-import type { Quotas } from '../store/quota.ts';
 
 /** Runs a script against a server of these limits and returns what was refused, by name. */
 async function refusals(quotas: Partial<Quotas>, script: readonly string[]) {

@@ -89,21 +89,28 @@ export class XenstoreServer implements ConnectionOwner {
     return undefined;
   }
 
-  /** RELEASE, or the domain is gone: ends its connection, removes what was its own, fires `@releaseDomain`. */
+  /** RELEASE: as {@link domainDestroyed}, for a domain that was introduced. */
   release(domid: number): XsdError | undefined {
-    const domain = this.#domains.get(domid);
-    if (domain === undefined) return 'ENOENT';
-    this.#domains.delete(domid);
-    domain.connection?.close('released');
+    if (!this.#domains.has(domid)) return 'ENOENT';
+    this.domainDestroyed(domid);
+    return undefined;
+  }
+
+  /**
+   * A domain is gone: ends its connections, removes the nodes that it owned and its entries in others' permissions, and
+   * fires `@releaseDomain` if it was introduced.
+   */
+  domainDestroyed(domid: number): void {
+    const introduced = this.#domains.delete(domid);
     for (const connection of this.#connections) {
+      if (connection.domid === domid && !connection.privileged) connection.close('its domain is gone');
       if (connection.target === domid) connection.target = undefined;
       for (const tx of connection.transactions.values()) tx.domainGone(domid);
     }
     this.store.removeDomain(domid);
-    this.store.fireSpecial(RELEASE_DOMAIN, domid);
+    if (introduced) this.store.fireSpecial(RELEASE_DOMAIN, domid);
     this.observe('xenstored.released', { domid });
     this.turnEnds();
-    return undefined;
   }
 
   /** A domain has shut down or crashed but still exists: `@releaseDomain` fires, once until {@link resume}. */
@@ -202,6 +209,10 @@ export class XenstoreServer implements ConnectionOwner {
     if (connections.length === 0) return;
     this.#withOutput = [];
     for (const connection of connections) connection.flush();
+  }
+
+  stalled(connection: Connection, limit: number): void {
+    this.observe('xenstored.stalled', { domid: connection.domid, quota: 'outstanding', limit });
   }
 
   ended(connection: Connection, reason: string | undefined): void {

@@ -87,14 +87,8 @@ class TouchedNode implements NodeState {
   }
 
   addChild(name: string, generation: number): void {
-    this.#removedChildren?.delete(name);
     this.#addedChildren ??= new Set();
     this.#addedChildren.add(name);
-    // Removed and added again: it stands in the list once, among the added.
-    if (this.base?.children.has(name)) {
-      this.#removedChildren ??= new Set();
-      this.#removedChildren.add(name);
-    }
     this.childBytes += name.length + 1;
     this.#childrenChanged(generation);
   }

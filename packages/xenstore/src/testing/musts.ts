@@ -1,6 +1,12 @@
 /**
  * What `docs/misc/xenstore.txt` and C xenstored promise, a row each, as scripts of `script.ts`. Everything happens below
  * `/t`, which the runner removes before each row. Rows that need domains name clients D1, D2, ….
+ *
+ * C xenstored 4.17 passes them all but for these, where later versions or the text say otherwise:
+ * - a missing NUL is answered by whatever error came last, not `EINVAL` (and may end the daemon);
+ * - numbers are read as far as they go: `x` is 0, `99999` is a domain, permissions may be hexadecimal or negative;
+ * - GET_PERMS of a special path is `EINVAL`;
+ * - paths above 2048 bytes below a domain are refused to the control domain too.
  */
 export interface Must {
   readonly must: string;
@@ -88,11 +94,8 @@ export const nodeMusts: readonly Must[] = [
     ],
   },
   {
-    must: 'paths of 3072 bytes or more below the root, or 2048 relative, are refused',
-    script: [
-      `A WRITE /t/${'a'.repeat(3072)}|v -> EINVAL`,
-      `A WRITE ${'a'.repeat(2049)}|v -> EINVAL`,
-    ],
+    must: 'paths longer than 3072 bytes, or 2048 relative, are refused',
+    script: [`A WRITE /t/${'a'.repeat(3072)}|v -> EINVAL`, `A WRITE ${'a'.repeat(2049)}|v -> EINVAL`],
   },
   {
     must: 'a payload of the wrong shape is EINVAL',
@@ -145,15 +148,16 @@ export const permissionMusts: readonly Must[] = [
   },
   {
     must: 'SET_PERMS sets them all, and GET_PERMS gives them back',
-    script: [
-      'A WRITE /t/a|v -> OK|',
-      'A SET_PERMS /t/a|n0|r0|w0|b0| -> OK|',
-      'A GET_PERMS /t/a| -> n0|r0|w0|b0|',
-    ],
+    script: ['A WRITE /t/a|v -> OK|', 'A SET_PERMS /t/a|n0|r0|w0|b0| -> OK|', 'A GET_PERMS /t/a| -> n0|r0|w0|b0|'],
   },
   {
     must: 'new nodes take their permissions from the parent',
-    script: ['A MKDIR /t| -> OK|', 'A SET_PERMS /t|n0|r0| -> OK|', 'A WRITE /t/a/b|v -> OK|', 'A GET_PERMS /t/a/b| -> n0|r0|'],
+    script: [
+      'A MKDIR /t| -> OK|',
+      'A SET_PERMS /t|n0|r0| -> OK|',
+      'A WRITE /t/a/b|v -> OK|',
+      'A GET_PERMS /t/a/b| -> n0|r0|',
+    ],
   },
   {
     must: 'malformed permissions are EINVAL, and of a missing node ENOENT',
@@ -461,10 +465,19 @@ export const transactionMusts: readonly Must[] = [
       'A START(4711) -> ENOENT',
     ],
   },
-  { must: 'transactions do not nest', script: ['A START -> $1', 'A START(1) -> EBUSY', 'A TRANSACTION_END(1) F| -> OK|'] },
+  {
+    must: 'transactions do not nest',
+    script: ['A START -> $1', 'A START(1) -> EBUSY', 'A TRANSACTION_END(1) F| -> OK|'],
+  },
   {
     must: 'a transaction belongs to its connection',
-    script: ['A START -> $1', 'A START -> $2', 'A START -> $3', 'B READ(3) /t/a| -> ENOENT', 'A TRANSACTION_END(3) F| -> OK|'],
+    script: [
+      'A START -> $1',
+      'A START -> $2',
+      'A START -> $3',
+      'B READ(3) /t/a| -> ENOENT',
+      'A TRANSACTION_END(3) F| -> OK|',
+    ],
   },
   {
     must: 'an ended transaction is no more',

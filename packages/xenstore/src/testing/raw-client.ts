@@ -1,6 +1,13 @@
 /** For tests: a client that sends any bytes and shows what comes back as text. */
 import type { MessageTransport } from '@pvkit/ring';
-import { operationName, PacketParser, PacketWriter, readLatin1, XsdSockmsgType, type XsdSockmsgTypeName } from '../wire.ts';
+import {
+  operationName,
+  PacketParser,
+  PacketWriter,
+  readLatin1,
+  XsdSockmsgType,
+  type XsdSockmsgTypeName,
+} from '../wire.ts';
 
 export interface RawReply {
   readonly type: number;

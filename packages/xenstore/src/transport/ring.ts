@@ -53,7 +53,7 @@ export type RingRole = 'domain' | 'server';
 
 export interface RingTransportOptions {
   readonly role: RingRole;
-  /** The shared page. The transport's owner gives it back, after `close()`. */
+  /** The shared page. */
   readonly pages: SharedPages;
   readonly events: EventChannels;
   /** Bound to the other end's port. Closed by `close()`. */
@@ -61,6 +61,8 @@ export interface RingTransportOptions {
   readonly runtime: Runtime;
   /** For the server: what it writes to `server_features`. Default: the error indicator. */
   readonly serverFeatures?: number;
+  /** Called once when the transport is closed and no longer touches the page: gives it back. */
+  readonly release?: () => void;
 }
 
 /** Ringfuls handled before other work gets its turn. */
@@ -72,6 +74,7 @@ export class RingTransport implements MessageTransport {
   readonly #events: EventChannels;
   readonly #port: EventPort;
   readonly #runtime: Runtime;
+  readonly #release: (() => void) | undefined;
   // Where we read and write, and the indices of each direction.
   readonly #input: RingOffsets;
   readonly #output: RingOffsets;
@@ -97,6 +100,7 @@ export class RingTransport implements MessageTransport {
     this.#events = options.events;
     this.#port = options.port;
     this.#runtime = options.runtime;
+    this.#release = options.release;
     const server = options.role === 'server';
     this.#input = server ? requests : responses;
     this.#output = server ? responses : requests;
@@ -156,6 +160,7 @@ export class RingTransport implements MessageTransport {
     this.#closed = true;
     this.#pendingStart = this.#pendingEnd = 0;
     this.#events.close(this.#port);
+    this.#release?.();
   }
 
   #onEvent(): void {

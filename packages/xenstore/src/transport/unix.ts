@@ -2,9 +2,10 @@
  * xenstore over a unix socket, as the tools of dom0 speak it. Node can't ask who is at the other end (`SO_PEERCRED`), so
  * whoever may open the socket is domain 0: the socket file has mode 0600.
  */
-import { chmodSync, lstatSync, rmSync } from 'node:fs';
+import { chmodSync, lstatSync, rmSync, statSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import { ConfigurationError, ErrnoError, type MessageTransport, type TransportHandlers } from '@pvkit/ring';
 
 /** Where Debian's tools look for the daemon unless `XENSTORED_PATH` says otherwise. */
@@ -55,20 +56,34 @@ export async function listenUnix(
 function listen(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error) => reject(configurationError(error, path)));
+    const listening = () => {
+      chmodSync(path, 0o600);
+      resolve();
+    };
+    if (!isMainThread) {
+      // A worker may not set the mask; chmod follows at once.
+      server.listen({ path }, listening);
+      return;
+    }
     // The file is born with the mode that the mask leaves, so there is no moment in which others could connect.
     const mask = process.umask(0o177);
     try {
-      server.listen({ path }, () => {
-        chmodSync(path, 0o600);
-        resolve();
-      });
+      server.listen({ path }, listening);
     } finally {
       process.umask(mask);
     }
   });
 }
 
+/** `sizeof(sun_path)` less the NUL (unix(7)). */
+const SOCKET_PATH_MAX = 107;
+
 async function removeStaleSocket(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > SOCKET_PATH_MAX)
+    throw new ConfigurationError(`cannot listen on ${path}: a socket's path has at most ${SOCKET_PATH_MAX} bytes`);
+  // Asked first, because binding a socket reports a missing directory as a missing permission.
+  if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
+    throw new ConfigurationError(`cannot listen on ${path}: there is no directory ${dirname(path)}`);
   const file = lstatSync(path, { throwIfNoEntry: false });
   if (file === undefined) return;
   if (!file.isSocket()) throw new ConfigurationError(`${path} exists and is not a socket`);
@@ -98,9 +113,6 @@ function configurationError(error: Error, path: string): ConfigurationError {
   switch (code) {
     case 'EADDRINUSE':
       return new ConfigurationError(`${path} is in use: another xenstored listens there`);
-    case 'ENOENT':
-    case 'ENOTDIR':
-      return new ConfigurationError(`cannot listen on ${path}: there is no directory ${dirname(path)}`);
     case 'EACCES':
     case 'EPERM':
       return new ConfigurationError(`cannot listen on ${path}: no permission to create it in ${dirname(path)}`);

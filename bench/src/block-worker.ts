@@ -1,0 +1,40 @@
+/** The guest of the block benchmark. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { BlockFrontend, IoVector } from '@pvkit/blkback';
+import { type LoopbackGuestHandle, openLoopbackGuest } from '@pvkit/xenbus/loopback';
+import { type Load, positions } from './block-load.ts';
+
+export interface BlockWorkerData {
+  readonly handle: LoopbackGuestHandle;
+}
+
+const guest = openLoopbackGuest((workerData as BlockWorkerData).handle);
+const disk = await BlockFrontend.connect(guest.client, guest.platform, 'device/vbd/51712');
+
+async function run(load: Load): Promise<number> {
+  const next = positions(load);
+  let operations = 0;
+  const start = performance.now();
+  const end = start + load.seconds * 1000;
+  const loop = async (): Promise<void> => {
+    const vector = IoVector.of(new Uint8Array(load.bytes));
+    while (performance.now() < end) {
+      await disk.readv(next() / 512, vector);
+      operations++;
+    }
+  };
+  await Promise.all(Array.from({ length: load.depth }, loop));
+  return operations / ((performance.now() - start) / 1000);
+}
+
+parentPort?.on('message', (message: Load | 'end') => {
+  if (message !== 'end') {
+    void run(message).then((operations) => parentPort?.postMessage(operations));
+    return;
+  }
+  void disk
+    .close()
+    .then(() => guest.close())
+    .then(() => parentPort?.close());
+});
+parentPort?.postMessage('ready');

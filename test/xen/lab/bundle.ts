@@ -1,0 +1,100 @@
+// Bundles a program of this repository for Dom0 or for a guest whose only program is Node.
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { build } from 'esbuild';
+import { Tree, writeArchive } from './cpio.ts';
+import { LabError } from './errors.ts';
+import { repository } from './places.ts';
+
+const pvkitEntry = join(repository, 'packages/host/dist/cli.js');
+
+/** koffi loads a native library, so it stays a package beside the bundle. */
+const keptPackages = ['koffi', '@koromix/koffi-linux-x64'] as const;
+
+/**
+ * Bundles `entry` into `folder` (emptied first) as main.js, with koffi beside it.
+ * Files that the program starts by `new URL('./x.js', import.meta.url)`, as workers and child processes are, become bundles of their own.
+ */
+export const bundleProgram = async (entry: string, folder: string): Promise<void> => {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const entries = new Map([['main', entry]]);
+  for (;;) {
+    const known = entries.size;
+    const { metafile } = await build({
+      entryPoints: Object.fromEntries(entries),
+      outdir: folder,
+      absWorkingDir: repository,
+      bundle: true,
+      splitting: true,
+      platform: 'node',
+      format: 'esm',
+      target: 'node20',
+      external: ['koffi'],
+      metafile: true,
+      logLevel: 'error',
+      // Packages in CommonJS form call require for Node's own modules.
+      banner: {
+        js: "import { createRequire as $createRequire } from 'node:module'; const require = $createRequire(import.meta.url);",
+      },
+    });
+    for (const input of Object.keys(metafile.inputs)) addSeparateFiles(join(repository, input), entries);
+    if (entries.size === known) break;
+  }
+  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }\n');
+};
+
+const addSeparateFiles = (file: string, entries: Map<string, string>): void => {
+  if (!existsSync(file) || file.includes('/node_modules/')) return;
+  for (const match of readFileSync(file, 'utf8').matchAll(
+    /new URL\(\s*['"](\.[^'"]+\.[jt]s)['"],\s*import\.meta\.url\s*\)/g,
+  )) {
+    const reference = match[1] ?? '';
+    const name = /^\.\/([\w-]+)\.[jt]s$/.exec(reference)?.[1];
+    const target = resolve(dirname(file), reference);
+    if (name === undefined || (entries.has(name) && entries.get(name) !== target)) {
+      throw new LabError(
+        `${file} refers to '${reference}', which cannot lie beside a bundle: use a unique './name.js'`,
+      );
+    }
+    entries.set(name, target);
+  }
+};
+
+/** Adds a bundled folder and koffi to a tree. */
+export const addBundle = (tree: Tree, folder: string, path: string): Tree => {
+  tree.copyFolder(path, folder);
+  for (const name of keptPackages) {
+    const source = join(repository, 'node_modules', name);
+    if (!existsSync(join(source, 'package.json'))) throw new LabError(`${name} is not installed: run 'npm run setup'`);
+    tree.copyFolder(
+      `${path}/node_modules/${name}`,
+      source,
+      (file) => /\.(js|cjs|json|node)$/.test(file) && !/\/(vendor|doc|musl_x64)\//.test(file),
+    );
+  }
+  return tree;
+};
+
+/** Bundles `entry` into `folder` with koffi beside it: a folder for a guest, whose Node runs its main.js. */
+export const bundleGuestProgram = async (entry: string, folder: string): Promise<void> => {
+  await bundleProgram(entry, folder);
+  for (const name of keptPackages)
+    cpSync(join(repository, 'node_modules', name), join(folder, 'node_modules', name), {
+      recursive: true,
+      filter: (file) => !/\/(vendor|doc|musl_x64)$/.test(file),
+    });
+};
+
+/** Writes the archive that puts pvkit into Dom0 below `folder`, and returns its path. */
+export const bundlePvkit = async (folder: string): Promise<string> => {
+  if (!existsSync(pvkitEntry)) throw new LabError(`${pvkitEntry} is missing: run 'npm run build' first`);
+  const program = join(folder, 'pvkit');
+  await bundleProgram(pvkitEntry, program);
+  const tree = addBundle(new Tree(), program, '/opt/pvkit');
+  tree.text('/opt/pvkit/bin/pvkit', '#!/bin/sh\nexec node /opt/pvkit/main.js "$@"\n', 0o755);
+  const file = join(folder, 'pvkit.img');
+  writeArchive(tree, file);
+  rmSync(program, { recursive: true });
+  return file;
+};
