@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { kernelBackend } from './lab/backends.ts';
-import { bundleProgram } from './lab/bundle.ts';
+import { bundleGuestProgram } from './lab/bundle.ts';
 import type { Lab } from './lab/lab.ts';
 import { cacheFolder } from './lab/places.ts';
 import { sharedLab } from './lab/shared.ts';
@@ -67,9 +67,15 @@ describe('guests', () => {
   });
 
   it('with Node as their only program reach the event channels and grants', async () => {
-    const program = join(cacheFolder('programs'), 'probe');
-    await bundleProgram(join(import.meta.dirname, 'programs/probe.ts'), program);
-    const guest = await lab.createGuest({ name: 'node', type: 'pv', program, script: 'node /opt/program/main.js' });
+    const folder = join(cacheFolder('programs'), 'probe');
+    await bundleGuestProgram(join(import.meta.dirname, 'programs/probe.ts'), folder);
+    const guest = await lab.createGuest({
+      name: 'node',
+      type: 'pv',
+      node: true,
+      folders: { '/opt/program': folder },
+      script: 'node /opt/program/main.js',
+    });
     const result = await guest.wait();
     expect(result.status).toBe(0);
     expect(JSON.parse(result.output)).toMatchObject({

@@ -22,6 +22,7 @@ const main = async (): Promise<number> => {
     if (terminal && chunk.includes(leaveKey)) machine.kill();
     else machine.stdin.write(chunk);
   });
+  process.stdin.on('end', () => machine.stdin.write('exit\n'));
   await machine.ended;
   if (terminal) process.stdin.setRawMode(false);
   process.stdin.destroy();

@@ -1,6 +1,7 @@
 /**
  * Serves one blkif ring from a block device: the data path of the backend. Data moves by grant copy, in one batch for
- * all requests at hand, between the frontend's pages and private buffers; the device never sees shared memory.
+ * all requests at hand, between the frontend's pages and private buffers. Only where the platform can (loopback), reads
+ * that need not wait go straight into the granted pages.
  *
  * What a frontend sends wrong gets the protocol's error response; a ring that can't be believed any more stops the queue.
  */
@@ -10,8 +11,10 @@ import {
   type EventPort,
   GrantCopyBatch,
   type GrantReference,
+  grantStatusName,
   type MappedPages,
   type Platform,
+  PollBeforeSleep,
 } from '@pvkit/ring';
 import type { BufferPool } from './buffer-pool.ts';
 import { type BlockDevice, IoVector, refusal } from './device.ts';
@@ -38,6 +41,9 @@ import {
 
 /** Milliseconds that one queue may work before other devices of its thread get a turn. */
 const TURN_MS = 2;
+
+/** Responses are published once they stand for so many bytes, although more requests are at hand. */
+const PUBLISH_BYTES = 64 * 1024;
 
 /** Plain counters, named as Linux's blkback names them in sysfs where it has them. */
 export interface BackendCounters {
@@ -102,6 +108,8 @@ export class BackendQueue {
   /** Reads whose data is to be copied out, then answered. */
   readonly #reads: Pending[] = [];
   readonly #copies: GrantCopyBatch;
+  readonly #poll: PollBeforeSleep;
+  #unpublishedBytes = 0;
   #responses = 0;
   #scheduled = false;
   #flushing = false;
@@ -118,6 +126,12 @@ export class BackendQueue {
 
   constructor(options: BackendQueueOptions) {
     this.#options = options;
+    this.#poll = new PollBeforeSleep(options.platform.runtime, {
+      ready: () => this.#hasRequests(),
+      expecting: () => true,
+      work: () => this.#turn(false),
+      sleep: () => this.#sleep(),
+    });
     this.#ring = BackRing.attach(options.ring, BLKIF_SLOT_BYTES, options.index ?? 0);
     this.#copies = new GrantCopyBatch(options.frontend, this.#ring.size * BLKIF_MAX_SEGMENTS_PER_REQUEST);
     options.platform.events.listen(options.port, () => this.#turn(true));
@@ -131,6 +145,7 @@ export class BackendQueue {
   /** Stops taking requests and waits for those that the device is working on; they are not answered. Idempotent. */
   async close(): Promise<void> {
     this.#stopped = true;
+    this.#poll.stop();
     for (const pending of [...this.#writes.splice(0), ...this.#reads.splice(0)]) this.#recycle(pending);
     if (this.#working === 0) return;
     await new Promise<void>((resolve) => {
@@ -150,7 +165,7 @@ export class BackendQueue {
   #turn(event: boolean): void {
     if (this.#stopped) return;
     this.#guard(() => {
-      const { runtime, events } = this.#options.platform;
+      const { runtime } = this.#options.platform;
       const end = runtime.now() + TURN_MS;
       let worked = false;
       do {
@@ -159,10 +174,28 @@ export class BackendQueue {
         this.#submitWrites();
         this.#finish();
         if (runtime.now() >= end) return this.#schedule();
-      } while (this.#ring.finalCheck());
+      } while (this.#ring.hasRequests());
       if (event && !worked) this.counters.spurious++;
-      if (!this.#stopped) events.unmask(this.#options.port);
+      if (worked) this.#poll.idle();
+      else this.#sleep();
     });
+  }
+
+  /** Asks for an event, unless there is work after all. */
+  #sleep(): void {
+    if (this.#stopped) return;
+    this.#guard(() => {
+      if (this.#ring.finalCheck()) this.#schedule();
+      else this.#options.platform.events.unmask(this.#options.port);
+    });
+  }
+
+  #hasRequests(): boolean {
+    let has = false;
+    this.#guard(() => {
+      has = this.#ring.hasRequests();
+    });
+    return has;
   }
 
   #schedule(): void {
@@ -177,6 +210,7 @@ export class BackendQueue {
       work();
     } catch (error) {
       this.#stopped = true;
+      this.#poll.stop();
       this.#options.failed(error instanceof Error ? error : new Error(String(error)));
     }
   }
@@ -190,11 +224,11 @@ export class BackendQueue {
     switch (request.operation) {
       case BLKIF_OP_READ:
         this.counters.rd_req++;
-        if (this.#prepare(pending)) this.#start(pending);
+        if (this.#check(pending)) this.#read(pending);
         break;
       case BLKIF_OP_WRITE:
         this.counters.wr_req++;
-        if (this.#prepare(pending)) this.#prepareWrite(pending);
+        if (this.#check(pending)) this.#prepareWrite(pending);
         break;
       case BLKIF_OP_FLUSH_DISKCACHE:
         this.counters.f_req++;
@@ -219,8 +253,8 @@ export class BackendQueue {
     return pending;
   }
 
-  /** Checks the segments and lays them out in a private buffer; false when the request was refused. */
-  #prepare(pending: Pending): boolean {
+  /** Checks segments and sectors; false when the request was refused. */
+  #check(pending: Pending): boolean {
     const { request } = pending;
     const count = request.segmentCount;
     if (count < 1 || count > BLKIF_MAX_SEGMENTS_PER_REQUEST)
@@ -239,13 +273,62 @@ export class BackendQueue {
     if (reason !== undefined) return this.#refuse(pending, BLKIF_RSP_ERROR, reason);
     if (request.operation === BLKIF_OP_WRITE && geometry.readOnly)
       return this.#refuse(pending, BLKIF_RSP_ERROR, 'a write to a read-only device');
-    pending.buffer ??= this.#options.buffers.take();
-    pending.vector.clear();
-    pending.vector.add(pending.buffer, 0, pending.byteLength);
     return true;
   }
 
+  #usePrivateBuffer(pending: Pending): void {
+    pending.buffer ??= this.#options.buffers.take();
+    pending.vector.clear();
+    pending.vector.add(pending.buffer, 0, pending.byteLength);
+  }
+
+  #read(pending: Pending): void {
+    if (this.#readInPlace(pending)) return;
+    this.#usePrivateBuffer(pending);
+    this.#start(pending);
+  }
+
+  /** Reads straight into the granted pages where platform and device can; false when that was not possible. */
+  #readInPlace(pending: Pending): boolean {
+    const { platform, frontend, device } = this.#options;
+    const { inPlace } = platform.grants;
+    if (inPlace === undefined || device.tryReadv === undefined) return false;
+    const { request, vector } = pending;
+    vector.clear();
+    let status = 0;
+    let done = false;
+    inPlace.begin(frontend);
+    try {
+      for (let index = 0; index < request.segmentCount; index++) {
+        const page = inPlace.offsetOf(this.#reference(request, index), true);
+        if (page < 0) {
+          status = page;
+          break;
+        }
+        const start = request.firstSectors[index]! * SECTOR_SIZE;
+        vector.add(inPlace.memory, page + start, (request.lastSectors[index]! + 1) * SECTOR_SIZE - start);
+      }
+      if (status === 0) done = device.tryReadv(request.sector, vector);
+    } catch (error) {
+      this.#fail(pending, error);
+      return true;
+    } finally {
+      inPlace.end();
+    }
+    if (status !== 0) this.#refuseGrant(pending, status);
+    else if (done) this.#completeInPlace(pending);
+    return done || status !== 0;
+  }
+
+  /** Lets the frontend work on what is there while the rest is being read. */
+  #completeInPlace(pending: Pending): void {
+    this.#unpublishedBytes += pending.byteLength;
+    this.#complete(pending);
+    if (this.#unpublishedBytes >= PUBLISH_BYTES) this.#publish();
+  }
+
   #prepareWrite(pending: Pending): void {
+    this.#usePrivateBuffer(pending);
     pending.firstCopy = this.#copies.count;
     const { request } = pending;
     let offset = 0;
@@ -271,14 +354,13 @@ export class BackendQueue {
     const { request } = pending;
     for (let index = 0; index < request.segmentCount; index++) {
       const status = this.#copies.statuses[pending.firstCopy + index]!;
-      if (status !== 0)
-        return this.#refuse(
-          pending,
-          BLKIF_RSP_ERROR,
-          `grant reference ${request.references[index]} can't be used (status ${status})`,
-        );
+      if (status !== 0) return this.#refuseGrant(pending, status);
     }
     return true;
+  }
+
+  #refuseGrant(pending: Pending, status: number): false {
+    return this.#refuse(pending, BLKIF_RSP_ERROR, `a grant can't be used: ${grantStatusName(status)}`);
   }
 
   #reference(request: BlkifRequest, index: number): GrantReference {
@@ -343,6 +425,11 @@ export class BackendQueue {
       this.#reads.length = 0;
       this.#copies.clear();
     }
+    this.#publish();
+  }
+
+  #publish(): void {
+    this.#unpublishedBytes = 0;
     if (this.#responses === 0) return;
     this.#responses = 0;
     if (this.#ring.push()) this.#options.platform.events.notify(this.#options.port);

@@ -81,6 +81,19 @@ export function blockDeviceCompliance(name: string, setup: BlockDeviceSetup): vo
       expect(equal(await read(device, 0, SECTORS), content)).toBe(true);
     });
 
+    it('reads the same without waiting, where it can', async () => {
+      const { device, content } = await make();
+      for (const [sector, count] of [
+        [0, 1],
+        [3, 88],
+        [SECTORS - 97, 97],
+      ] as const) {
+        const { vector, joined } = scattered(cut(count * SECTOR_SIZE, [0.1, 0.5]));
+        if (device.tryReadv?.(sector, vector) ?? false)
+          expect(equal(joined(), slice(content, sector, count))).toBe(true);
+      }
+    });
+
     it(`carries out ${DEPTH} operations at a time, writes and reads mixed`, async () => {
       const { device, content } = await make();
       const count = 31;

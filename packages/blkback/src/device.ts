@@ -23,6 +23,11 @@ export interface BlockDevice {
   readonly geometry: BlockGeometry;
   /** Fills all of `vector` from `sector` on. */
   readv(sector: number, vector: IoVector): Promise<void> | undefined;
+  /**
+   * Reads as {@link readv} does if that can be done here and now, without waiting: true when it is done. When false,
+   * nothing goes on and the vector's content is undefined.
+   */
+  tryReadv?(sector: number, vector: IoVector): boolean;
   /** Writes all of `vector` from `sector` on; complete when written, durable after {@link flush}. */
   writev(sector: number, vector: IoVector): Promise<void> | undefined;
   /** Makes durable every write that completed before the call. */

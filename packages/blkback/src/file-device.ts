@@ -92,6 +92,14 @@ export class FileDevice implements BlockDevice {
     return done === vector.byteLength ? undefined : this.#transferInPool(vector, done, position, 'read');
   }
 
+  tryReadv(sector: number, vector: IoVector): boolean {
+    this.#check(sector, vector);
+    const position = sector * SECTOR_SIZE;
+    if (!this.#inMemory) return this.#readCached(vector, position) === vector.byteLength;
+    this.#transferInPlace(vector, position, readSync, 'read');
+    return true;
+  }
+
   writev(sector: number, vector: IoVector): Promise<void> | undefined {
     this.#check(sector, vector);
     if (this.geometry.readOnly) throw new ErrnoError('EROFS', `write to '${this.path}'`);

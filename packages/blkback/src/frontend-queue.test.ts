@@ -2,13 +2,7 @@ import { BackRing, ErrnoError, type EventPort, type MappedPages, ProtocolError }
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { IoVector } from './device.ts';
 import { FrontendQueue } from './frontend-queue.ts';
-import {
-  BLKIF_RESPONSE_WORDS,
-  BLKIF_SLOT_BYTES,
-  BLKIF_SLOT_WORDS,
-  BlkifRequest,
-  BlkifResponse,
-} from './protocol.ts';
+import { BLKIF_RESPONSE_WORDS, BLKIF_SLOT_BYTES, BLKIF_SLOT_WORDS, BlkifRequest, BlkifResponse } from './protocol.ts';
 import { MemoryDevice, patternBytes, vectorOf } from './testing/memory-device.ts';
 import { QueuePair, turns, until } from './testing/queue-pair.ts';
 
@@ -111,9 +105,12 @@ describe('with a backend queue', () => {
     const reads: Promise<void>[] = [];
     const buffers = Array.from({ length: 200 }, () => new Uint8Array(1024));
     let seed = 12345;
-    const random = (below: number) => (seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0) % below;
+    const random = (below: number) => {
+      seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0;
+      return seed % below;
+    };
     const sectors = buffers.map(() => random(SECTORS - 2));
-    buffers.forEach((buffer, index) => reads.push(queue.read(sectors[index]!, IoVector.of(buffer))));
+    for (const [index, buffer] of buffers.entries()) reads.push(queue.read(sectors[index]!, IoVector.of(buffer)));
     for (let done = 0; done < buffers.length; done++) {
       await device.untilHeld(1);
       device.held.splice(random(device.held.length), 1)[0]!.complete();

@@ -13,6 +13,7 @@ import {
   type GrantReference,
   PAGE_SIZE,
   type Platform,
+  PollBeforeSleep,
   ProtocolError,
 } from '@pvkit/ring';
 import type { IoVector } from './device.ts';
@@ -31,6 +32,8 @@ import {
   SECTORS_PER_PAGE,
 } from './protocol.ts';
 
+/** A request of so many bytes is published at once. */
+const PUBLISH_BYTES = 16 * 1024;
 const MAX_REQUEST_BYTES = BLKIF_MAX_SEGMENTS_PER_REQUEST * PAGE_SIZE;
 
 export interface FrontendQueueOptions {
@@ -76,6 +79,7 @@ export class FrontendQueue {
   readonly #ringPages: GrantedPages;
   readonly #dataPages: GrantedPages;
   readonly #ring: FrontRing;
+  readonly #poll: PollBeforeSleep;
   readonly #slots: Slot[] = [];
   readonly #free: number[] = [];
   /** Calls not wholly on the ring yet; `#head` is the first of them. */
@@ -113,7 +117,13 @@ export class FrontendQueue {
       this.#ringPages.endAccess();
       throw error;
     }
-    platform.events.listen(this.port, () => this.#onEvent());
+    this.#poll = new PollBeforeSleep(platform.runtime, {
+      ready: () => this.#hasResponses(),
+      expecting: () => this.#ring.inFlight > 0,
+      work: () => this.#turn(),
+      sleep: () => this.#sleep(),
+    });
+    platform.events.listen(this.port, () => this.#turn());
   }
 
   /** `ring-ref` of this queue. */
@@ -137,6 +147,7 @@ export class FrontendQueue {
   close(reason: Error): void {
     if (this.#closed !== undefined) return;
     this.#closed = reason;
+    this.#poll.stop();
     this.#options.platform.events.close(this.port);
     this.#ringPages.endAccess();
     this.#dataPages.endAccess();
@@ -212,6 +223,10 @@ export class FrontendQueue {
     this.#ring.put(this.#words);
     call.submitted += length;
     call.inFlight++;
+    if (length >= PUBLISH_BYTES) {
+      this.#push(); // the backend can work while the next one is made
+      return;
+    }
     if (this.#pushScheduled) return;
     // Published once for all calls of this moment.
     this.#pushScheduled = true;
@@ -234,18 +249,41 @@ export class FrontendQueue {
     }
   }
 
-  #onEvent(): void {
+  #turn(): void {
+    if (this.#closed !== undefined) return;
+    this.#guard(() => {
+      while (this.#ring.take(this.#words)) this.#complete();
+      this.#submit();
+      this.#poll.idle();
+    });
+  }
+
+  /** Asks for an event, unless there is work after all. */
+  #sleep(): void {
+    if (this.#closed !== undefined) return;
+    this.#guard(() => {
+      if (this.#ring.finalCheck()) this.#turn();
+      else this.#options.platform.events.unmask(this.port);
+    });
+  }
+
+  #hasResponses(): boolean {
+    let has = false;
+    this.#guard(() => {
+      has = this.#ring.hasResponses();
+    });
+    return has;
+  }
+
+  /** Runs work on the ring; a backend that breaks the protocol ends this queue. */
+  #guard(work: () => void): void {
     try {
-      do while (this.#ring.take(this.#words)) this.#complete();
-      while (this.#ring.finalCheck());
+      work();
     } catch (error) {
       const reason = error instanceof Error ? error : new Error(String(error));
       this.close(reason);
       this.#options.failed(reason);
-      return;
     }
-    this.#submit();
-    this.#options.platform.events.unmask(this.port);
   }
 
   #complete(): void {

@@ -74,7 +74,14 @@ describe('blkif_request_t of 64-bit guests', () => {
 
   it('is written at the offsets of the header, nothing of the previous request left', () => {
     const request = new BlkifRequest();
-    Object.assign(request, { operation: 0, segmentCount: 1, handle: 0x1234, idLow: 5, idHigh: -1, sector: 2 ** 40 + 3 });
+    Object.assign(request, {
+      operation: 0,
+      segmentCount: 1,
+      handle: 0x1234,
+      idLow: 5,
+      idHigh: -1,
+      sector: 2 ** 40 + 3,
+    });
     request.references[0] = 0xffff_fff0;
     request.firstSectors[0] = 2;
     request.lastSectors[0] = 7;

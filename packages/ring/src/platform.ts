@@ -64,8 +64,23 @@ export interface Grants {
   map(from: Domid, references: readonly GrantReference[], access: GrantAccess): MappedPages;
   /** Runs every operation of `batch` in order and sets each status; never throws for a bad one. */
   copy(batch: GrantCopyBatch): void;
+  /** Present where a granted page can be used in place for less than its copy costs, as on loopback. */
+  readonly inPlace?: InPlaceGrants;
   /** Page-aligned private memory, suited to be the local side of copies and of O_DIRECT. Kept until the platform closes. */
   allocateBuffer(byteLength: number): Uint8Array;
+}
+
+/**
+ * Granted pages as buffers of one system call that does not wait. Between {@link begin} and {@link end}, which must follow
+ * in the same turn, the granting domain can take nothing away, and no other method of its {@link Grants} may be called.
+ */
+export interface InPlaceGrants {
+  /** The memory that {@link offsetOf} points into; for nothing but the pages that it gives, while they are given. */
+  readonly memory: Uint8Array;
+  begin(from: Domid): void;
+  /** Byte offset of a granted page in {@link memory}, or the negative `GNTST_*` status that a copy would get. */
+  offsetOf(reference: GrantReference, write: boolean): number;
+  end(): void;
 }
 
 export interface EventChannels {

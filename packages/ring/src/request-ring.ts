@@ -117,6 +117,11 @@ export class FrontRing extends Ring {
     return true;
   }
 
+  /** Whether there is a response to take; asks for no event. @throws ProtocolError as {@link take}. */
+  hasResponses(): boolean {
+    return this.#rspCons !== this.#rspProd || this.#refresh();
+  }
+
   /** Asks to be notified of the next response; true when one came meanwhile (`RING_FINAL_CHECK_FOR_RESPONSES`). */
   finalCheck(): boolean {
     if (this.#rspCons !== this.#rspProd || this.#refresh()) return true;
@@ -186,6 +191,11 @@ export class BackRing extends Ring {
     this.pages.store32(RSP_PROD, this.#rspProd);
     this.#pushed = this.#rspProd;
     return mustNotify(this.#rspProd, this.pages.load32(RSP_EVENT), old);
+  }
+
+  /** Whether there is a request to take; asks for no event. @throws ProtocolError as {@link take}. */
+  hasRequests(): boolean {
+    return this.#reqCons !== this.#reqProd || this.#refresh();
   }
 
   /** Asks to be notified of the next request; true when one came meanwhile (`RING_FINAL_CHECK_FOR_REQUESTS`). */

@@ -29,7 +29,10 @@ class Model {
   /** Does one thing as the backend; false when there is nothing to do. */
   stepBackend(): boolean {
     const { back: own, peer, online, opened, connected } = this;
-    const action = backendAction({ own, peer, online, opened, connected, failed: this.backFailed }, vbdBackendLifeCycle);
+    const action = backendAction(
+      { own, peer, online, opened, connected, failed: this.backFailed },
+      vbdBackendLifeCycle,
+    );
     switch (action) {
       case 'wait':
         return false;
@@ -133,14 +136,27 @@ const anyState = fc.constantFrom(...Object.values(S));
 type Event = (model: Model) => void;
 /** What a peer, a toolstack and fate may do to a backend, sensible or not. */
 const hostileEvent: fc.Arbitrary<Event> = fc.oneof(
-  { weight: 6, arbitrary: anyState.map((state) => (model: Model) => void (model.front = state)) },
+  {
+    weight: 6,
+    arbitrary: anyState.map((state) => (model: Model) => {
+      model.front = state;
+    }),
+  },
   fc.constantFrom<Event>(
-    (model) => (model.front = undefined),
+    (model) => {
+      model.front = undefined;
+    },
     (model) => model.detach(),
-    (model) => (model.online = true),
+    (model) => {
+      model.online = true;
+    },
     (model) => model.restartBackend(),
-    (model) => (model.imageMissing = !model.imageMissing),
-    (model) => (model.ringBroken = !model.ringBroken),
+    (model) => {
+      model.imageMissing = !model.imageMissing;
+    },
+    (model) => {
+      model.ringBroken = !model.ringBroken;
+    },
     (model) => {
       if (model.connected) model.backFailed = true;
     },
@@ -164,7 +180,10 @@ const troubled = fc.array(hostileEvent, { maxLength: 20 }).map((events) => {
 });
 
 it('a backend settles whatever is done to it, and connects only to a frontend that has published', () => {
-  fc.assert(fc.property(troubled, () => {}), { numRuns: 500 });
+  fc.assert(
+    fc.property(troubled, () => {}),
+    { numRuns: 500 },
+  );
 });
 
 it('a backend is Closed once its frontend has closed or died', () => {

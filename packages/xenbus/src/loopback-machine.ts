@@ -113,7 +113,7 @@ export class LoopbackMachine {
       for (const path of [...(await backendsOf(tx, guest)), homePath(guest.domid), `/libxl/${guest.domid}`])
         if (await tx.exists(path)) await tx.remove(path);
     });
-    await this.client.release(guest.domid);
+    if (await this.client.isDomainIntroduced(guest.domid)) await this.client.release(guest.domid);
   }
 
   /** Destroys the guests and ends the store. What backends hold must be closed before. Idempotent. */

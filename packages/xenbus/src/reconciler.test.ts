@@ -28,7 +28,6 @@ class Gate {
     else this.#fail?.(error);
     for (let turn = 0; turn < 5; turn++) await Promise.resolve();
   }
-
 }
 
 const make = () => {

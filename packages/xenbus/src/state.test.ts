@@ -17,9 +17,21 @@ it.each([
   expect(parseState(String(number))).toBe(number);
 });
 
-it.each([undefined, '', '9', '10', '-1', '04', '4 ', ' 4', '4\0', '0x4', '4.0', 'Connected', '\u0664', '4'.repeat(4000)])(
-  'the text %j is no state',
-  (text) => {
-    expect(parseState(text)).toBe(XenbusState.Unknown);
-  },
-);
+it.each([
+  undefined,
+  '',
+  '9',
+  '10',
+  '-1',
+  '04',
+  '4 ',
+  ' 4',
+  '4\0',
+  '0x4',
+  '4.0',
+  'Connected',
+  '\u0664',
+  '4'.repeat(4000),
+])('a text that is no state: %#', (text) => {
+  expect(parseState(text)).toBe(XenbusState.Unknown);
+});

@@ -15,7 +15,7 @@ const keptPackages = ['koffi', '@koromix/koffi-linux-x64'] as const;
  * Bundles `entry` into `folder` (emptied first) as main.js, with koffi beside it.
  * Files that the program starts by `new URL('./x.js', import.meta.url)`, as workers and child processes are, become bundles of their own.
  */
-export const bundleProgram = async (entry: string, folder: string): Promise<void> => {
+export const bundleGuestProgram = async (entry: string, folder: string): Promise<void> => {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const entries = new Map([['main', entry]]);
@@ -32,17 +32,30 @@ export const bundleProgram = async (entry: string, folder: string): Promise<void
       target: 'node20',
       external: ['koffi'],
       metafile: true,
-      logLevel: 'error',
+      logLevel: 'silent',
       // Packages in CommonJS form call require for Node's own modules.
       banner: {
         js: "import { createRequire as $createRequire } from 'node:module'; const require = $createRequire(import.meta.url);",
       },
+    }).catch((error: unknown) => {
+      throw new LabError(`${entry} cannot be bundled: ${error instanceof Error ? error.message : String(error)}`);
     });
     for (const input of Object.keys(metafile.inputs)) addSeparateFiles(join(repository, input), entries);
     if (entries.size === known) break;
   }
   writeFileSync(join(folder, 'package.json'), '{ "type": "module" }\n');
+  for (const name of keptPackages) {
+    const source = join(repository, 'node_modules', name);
+    if (!existsSync(join(source, 'package.json'))) throw new LabError(`${name} is not installed: run 'npm run setup'`);
+    cpSync(source, join(folder, 'node_modules', name), {
+      recursive: true,
+      filter: (file) => !unused.test(file.slice(source.length)),
+    });
+  }
 };
+
+/** Of koffi: its sources, its manual, and the library for another libc. */
+const unused = /^\/(vendor|doc|lib|musl_x64)$|\.(md|ts|cc|hh|txt|S)$/;
 
 const addSeparateFiles = (file: string, entries: Map<string, string>): void => {
   if (!existsSync(file) || file.includes('/node_modules/')) return;
@@ -61,37 +74,12 @@ const addSeparateFiles = (file: string, entries: Map<string, string>): void => {
   }
 };
 
-/** Adds a bundled folder and koffi to a tree. */
-export const addBundle = (tree: Tree, folder: string, path: string): Tree => {
-  tree.copyFolder(path, folder);
-  for (const name of keptPackages) {
-    const source = join(repository, 'node_modules', name);
-    if (!existsSync(join(source, 'package.json'))) throw new LabError(`${name} is not installed: run 'npm run setup'`);
-    tree.copyFolder(
-      `${path}/node_modules/${name}`,
-      source,
-      (file) => /\.(js|cjs|json|node)$/.test(file) && !/\/(vendor|doc|musl_x64)\//.test(file),
-    );
-  }
-  return tree;
-};
-
-/** Bundles `entry` into `folder` with koffi beside it: a folder for a guest, whose Node runs its main.js. */
-export const bundleGuestProgram = async (entry: string, folder: string): Promise<void> => {
-  await bundleProgram(entry, folder);
-  for (const name of keptPackages)
-    cpSync(join(repository, 'node_modules', name), join(folder, 'node_modules', name), {
-      recursive: true,
-      filter: (file) => !/\/(vendor|doc|musl_x64)$/.test(file),
-    });
-};
-
 /** Writes the archive that puts pvkit into Dom0 below `folder`, and returns its path. */
 export const bundlePvkit = async (folder: string): Promise<string> => {
   if (!existsSync(pvkitEntry)) throw new LabError(`${pvkitEntry} is missing: run 'npm run build' first`);
   const program = join(folder, 'pvkit');
-  await bundleProgram(pvkitEntry, program);
-  const tree = addBundle(new Tree(), program, '/opt/pvkit');
+  await bundleGuestProgram(pvkitEntry, program);
+  const tree = new Tree().copyFolder('/opt/pvkit', program);
   tree.text('/opt/pvkit/bin/pvkit', '#!/bin/sh\nexec node /opt/pvkit/main.js "$@"\n', 0o755);
   const file = join(folder, 'pvkit.img');
   writeArchive(tree, file);

@@ -69,7 +69,7 @@ export class Lab {
     this.#folder = newRunFolder();
     this.share = join(this.#folder, 'share');
     for (const name of ['jobs', 'guests', 'files']) mkdirSync(join(this.share, name), { recursive: true });
-    this.machine = Machine.start(images, this.#folder, this.share, {
+    this.machine = new Machine(images, this.#folder, this.share, {
       cpus: options.cpus ?? 1,
       memoryMiB: options.memoryMiB ?? 4096,
       dom0MemoryMiB: options.dom0MemoryMiB ?? 2048,
@@ -155,7 +155,7 @@ export class Lab {
     const layer = this.#newFile();
     writeGuestLayer(options, join(this.share, layer));
     const parts: string[] = [inDom0.guestImage];
-    if (options.program !== undefined) {
+    if (options.node === true) {
       place(this.#images.node, join(this.share, 'files/node.img'));
       parts.push('/lab/files/node.img');
     }

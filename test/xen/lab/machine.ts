@@ -6,6 +6,7 @@ import { createInterface, type Interface } from 'node:readline';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { Console } from './console.ts';
 import { LabError } from './errors.ts';
+import { fastKernel } from './guest.ts';
 import type { Images } from './images.ts';
 
 export interface MachineOptions {
@@ -32,19 +33,16 @@ export class Machine {
   readonly console: Console;
   readonly stdin: Writable;
   readonly stdout: Readable;
+  /** What the agent says, line by line. */
+  readonly lines: Interface;
   /** Settles when QEMU has ended. */
   readonly ended: Promise<void>;
   readonly #folder: string;
   readonly #process: ChildProcess;
   readonly #channel: Duplex;
-  readonly lines: Interface;
 
   /** `folder` holds the console's log; `share` is what Dom0 sees as /lab. */
-  static start(images: Images, folder: string, share: string, options: MachineOptions): Machine {
-    return new Machine(images, folder, share, options);
-  }
-
-  private constructor(images: Images, folder: string, share: string, options: MachineOptions) {
+  constructor(images: Images, folder: string, share: string, options: MachineOptions) {
     mkdirSync(share, { recursive: true });
     // Short names in QEMU's own folder: its list of boot modules gives commas and spaces a meaning.
     place(images.kernels.xen, join(folder, 'xen'));
@@ -106,7 +104,7 @@ const qemuCommand = (share: string, options: MachineOptions): string[] => [
   ...['-fsdev', `local,id=lab,path=${share.replaceAll(',', ',,')},security_model=none`],
   ...['-device', 'virtio-9p-pci,fsdev=lab,mount_tag=lab'],
   ...['-kernel', 'xen', '-append', xenCommandLine(options)],
-  ...['-initrd', `vmlinux console=hvc0 quiet loglevel=5 ${options.dom0Arguments},dom0.img`],
+  ...['-initrd', `vmlinux console=hvc0 loglevel=5 ${fastKernel} ${options.dom0Arguments},dom0.img`],
 ];
 
 const xenCommandLine = (options: MachineOptions): string =>

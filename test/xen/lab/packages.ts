@@ -62,6 +62,11 @@ export const missingPackages = (loads = false, exists: (file: string) => boolean
  * @throws {LabError} naming all missing packages and the one command that installs them.
  */
 export const requirePackages = (say: (text: string) => void, loads = false): void => {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new LabError(
+      `the Xen lab is built from Debian packages for x86-64, not for ${process.platform} on ${process.arch}`,
+    );
+  }
   let missing = missingPackages(loads);
   if (missing.length > 0 && mayInstall()) {
     say(`installing ${missing.join(', ')} (about 20 s)`);

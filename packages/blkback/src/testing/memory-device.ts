@@ -7,6 +7,8 @@ export interface MemoryDeviceOptions {
   readonly readOnly?: boolean;
   readonly sectorSize?: number;
   readonly flushable?: boolean;
+  /** Reads without waiting are told apart, as by a file in the page cache. */
+  readonly inPlace?: boolean;
 }
 
 /** An operation that the device has taken and not completed. */
@@ -22,6 +24,7 @@ export class MemoryDevice implements BlockDevice {
   /** Operations wait here for the test instead of completing at once. */
   holding = false;
   readonly held: HeldOperation[] = [];
+  readonly tryReadv?: (sector: number, vector: IoVector) => boolean;
   /** Made by every operation that does not return one. */
   failure: Error | undefined;
   flushes = 0;
@@ -37,6 +40,13 @@ export class MemoryDevice implements BlockDevice {
       readOnly: options.readOnly ?? false,
       flushable: options.flushable ?? true,
     };
+    if (options.inPlace)
+      this.tryReadv = (sector, vector) => {
+        checkRequest(this.geometry, sector, vector.byteLength);
+        if (this.failure !== undefined) throw this.failure;
+        if (!this.holding) this.#transfer(sector, vector, false);
+        return !this.holding;
+      };
   }
 
   readv(sector: number, vector: IoVector): Promise<void> | undefined {

@@ -1,5 +1,5 @@
 /** For tests: two domains of a small loopback machine in this thread, and a backend queue between them. */
-import { type EventPort, type GrantReference, type MappedPages, type Observer, type Platform } from '@pvkit/ring';
+import type { EventPort, GrantReference, MappedPages, Observer, Platform } from '@pvkit/ring';
 import { LoopbackHypervisor } from '@pvkit/ring/loopback';
 import { BackendQueue } from '../backend-queue.ts';
 import { BufferPool } from '../buffer-pool.ts';

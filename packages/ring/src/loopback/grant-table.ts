@@ -110,6 +110,20 @@ export class GrantTable {
     }
   }
 
+  /** Keeps every grant as it is until {@link endUse}: for uses that end within a turn. */
+  beginUse(): void {
+    this.#machine.lock(this.#domain + L.DOMAIN_GRANT_LOCK);
+  }
+
+  /** Within a use: the frame of a reference, or a negative status. */
+  usableFrame(reference: number, user: Domid, write: boolean): number {
+    return this.#isAlive() ? this.#usable(reference, user, write) : GrantStatus.GNTST_bad_domain;
+  }
+
+  endUse(): void {
+    this.#machine.unlock(this.#domain + L.DOMAIN_GRANT_LOCK);
+  }
+
   /** Forgets every grant: the domain is gone. */
   reset(): void {
     this.#locked(() => {

@@ -8,6 +8,7 @@ import type {
   GrantAccess,
   GrantedPages,
   Grants,
+  InPlaceGrants,
   MappedPages,
   Platform,
   PlatformUsage,
@@ -16,6 +17,7 @@ import type {
 import type { Runtime, Timer } from '../runtime.ts';
 import { attach, detach } from './attachment.ts';
 import { GrantTable } from './grant-table.ts';
+import { LoopbackInPlaceGrants } from './in-place.ts';
 import * as L from './layout.ts';
 import type { DomainOf, Machine } from './machine.ts';
 import { Maptrack } from './maptrack.ts';
@@ -32,6 +34,7 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   readonly runtime: Runtime;
   readonly grants: Grants = this;
   readonly events: EventChannels = this;
+  readonly inPlace: InPlaceGrants;
   readonly #machine: Machine;
   readonly #words: Int32Array;
   readonly #ports: PortTable;
@@ -60,6 +63,7 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
     this.#ports = new PortTable(machine, identity);
     this.#table = new GrantTable(machine, identity);
     this.#maptrack = new Maptrack(machine, identity);
+    this.inPlace = new LoopbackInPlaceGrants(machine, identity);
     this.#attachmentIndex = attach(machine, identity);
     this.#attachment = machine.layout.attachments + this.#attachmentIndex * machine.layout.attachmentWords;
     this.#ready = new Int32Array(machine.layout.attachmentWords - L.ATTACHMENT_READY);
