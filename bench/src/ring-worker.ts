@@ -1,6 +1,6 @@
 /** The backend's end of the two-thread ring benchmark. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { BackRing, domid, eventPort, grantReference } from '@pvkit/ring';
+import { BackRing, domid, eventPort, grantReference, PollBeforeSleep } from '@pvkit/ring';
 import { type LoopbackHandle, LoopbackHypervisor } from '@pvkit/ring/loopback';
 import { RESPONSE_WORDS, SLOT_BYTES } from './ring.ts';
 
@@ -22,17 +22,26 @@ const ring = BackRing.attach(back.grants.map(frontend, [grantReference(data.refe
 const port = back.events.bindInterdomain(frontend, eventPort(data.port));
 const slot = new Int32Array(SLOT_BYTES / 4);
 const response = new Int32Array(RESPONSE_WORDS);
-back.events.listen(port, () => {
-  do {
-    while (ring.take(slot)) {
-      response[0] = slot[2]!;
-      ring.put(response);
-    }
-    if (ring.push()) back.events.notify(port);
-  } while (ring.finalCheck());
-  back.events.unmask(port);
+const turn = () => {
+  while (ring.take(slot)) {
+    response[0] = slot[2]!;
+    ring.put(response);
+  }
+  if (ring.push()) back.events.notify(port);
+  poll.idle();
+};
+const poll = new PollBeforeSleep(back.runtime, {
+  ready: () => ring.hasRequests(),
+  expecting: () => true,
+  work: turn,
+  sleep: () => {
+    if (ring.finalCheck()) turn();
+    else back.events.unmask(port);
+  },
 });
+back.events.listen(port, turn);
 parentPort?.on('message', () => {
+  poll.stop();
   back.close();
   parentPort?.close();
 });

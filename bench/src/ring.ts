@@ -1,7 +1,7 @@
 /** Request rings over loopback pages: both ends in one thread, and in two. */
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { BackRing, FrontRing } from '@pvkit/ring';
+import { BackRing, FrontRing, PollBeforeSleep } from '@pvkit/ring';
 import { LoopbackHypervisor } from '@pvkit/ring/loopback';
 import { median, type Row } from './report.ts';
 import type { RingWorkerData } from './ring-worker.ts';
@@ -34,6 +34,7 @@ function oneThread(requests: number): number {
   const backRing = BackRing.attach(mapped, SLOT_BYTES);
   const request = new Int32Array(SLOT_BYTES / 4);
   const slot = new Int32Array(SLOT_BYTES / 4);
+  const answer = new Int32Array(RESPONSE_WORDS);
   const response = new Int32Array(RESPONSE_WORDS);
   let answered = 0;
   const start = performance.now();
@@ -45,7 +46,7 @@ function oneThread(requests: number): number {
       backRing.put(response);
     }
     backRing.push();
-    while (frontRing.take(slot)) answered++;
+    while (frontRing.take(answer)) answered++;
   }
   const seconds = (performance.now() - start) / 1000;
   front.close();
@@ -53,7 +54,7 @@ function oneThread(requests: number): number {
   return answered / seconds;
 }
 
-/** The backend in another thread, events between them, as drivers use them. */
+/** The backend in another thread; both ends poll before they sleep until an event, as drivers do. */
 async function twoThreads(requests: number): Promise<number> {
   const hypervisor = LoopbackHypervisor.create('bench', { frames: 64 });
   const backend = hypervisor.createDomain();
@@ -71,23 +72,30 @@ async function twoThreads(requests: number): Promise<number> {
   const worker = new Worker(new URL('./ring-worker.js', import.meta.url), { workerData });
   await once(worker, 'message');
   const request = new Int32Array(SLOT_BYTES / 4);
-  const slot = new Int32Array(SLOT_BYTES / 4);
+  const answer = new Int32Array(RESPONSE_WORDS);
   let put = 0;
   let answered = 0;
   const start = performance.now();
   await new Promise<void>((resolve) => {
     const turn = () => {
-      do {
-        while (ring.take(slot)) answered++;
-        while (ring.free > 0 && put < requests) {
-          ring.put(request);
-          put++;
-        }
-        if (ring.push()) front.events.notify(port);
-      } while (ring.finalCheck());
+      while (ring.take(answer)) answered++;
+      while (ring.free > 0 && put < requests) {
+        ring.put(request);
+        put++;
+      }
+      if (ring.push()) front.events.notify(port);
       if (answered === requests) resolve();
-      else front.events.unmask(port);
+      else poll.idle();
     };
+    const poll = new PollBeforeSleep(front.runtime, {
+      ready: () => ring.hasResponses(),
+      expecting: () => true,
+      work: turn,
+      sleep: () => {
+        if (ring.finalCheck()) turn();
+        else front.events.unmask(port);
+      },
+    });
     front.events.listen(port, turn);
     turn();
   });

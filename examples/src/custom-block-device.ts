@@ -28,9 +28,7 @@ class NumberedDisk implements BlockDevice {
   // An operation that is complete when it returns, as these are, returns nothing; others return a promise.
   readv(first: number, vector: IoVector): undefined {
     forEachSector(first, vector, (sector, bytes) => {
-      const written = this.#written.get(sector);
-      if (written !== undefined) bytes.set(written);
-      else Buffer.from(`sector ${sector}\n`.padEnd(512, '.')).copy(bytes);
+      bytes.set(this.#written.get(sector) ?? Buffer.from(`sector ${sector} `.padEnd(512, '.')));
     });
   }
 
@@ -67,14 +65,9 @@ await addDevice(client, diskDevice(spec, identity.domid, platform.identity.domid
 const guest = openLoopbackGuest(machine.guestHandle(identity));
 const disk = await BlockFrontend.connect(guest.client, guest.platform, `device/vbd/${spec.devid}`);
 const bytes = new Uint8Array(1024);
-await disk.writev(9_000_001, IoVector.of(new Uint8Array(Buffer.from('written by the guest\n'.padEnd(512, '-')))));
+await disk.writev(9_000_001, IoVector.of(Buffer.from('written by the guest'.padEnd(512, '-'))));
 await disk.readv(9_000_000, IoVector.of(bytes));
-for (const start of [0, 512])
-  console.log(
-    Buffer.from(bytes)
-      .toString('latin1', start, start + 32)
-      .replace('\n', ' | '),
-  );
+for (const start of [0, 512]) console.log(Buffer.from(bytes).toString('latin1', start, start + 20));
 
 await disk.close();
 await guest.close();

@@ -33,7 +33,7 @@ export interface Observed {
 export class TestHost {
   readonly observed: Observed[];
   readonly machine: LoopbackMachine;
-  readonly bus: BackendBus;
+  bus: BackendBus;
   readonly devices: Map<string, BlockDevice>;
 
   private constructor(
@@ -56,18 +56,13 @@ export class TestHost {
       limits: LIMITS,
       observe: (event, facts) => observed.push({ event, facts }),
     });
-    const driver = blockBackendDriver(async ({ target }) => {
-      const device = devices.get(target);
-      if (device === undefined) throw new ConfigurationError(`there is no image '${target}'`);
-      return device;
-    });
-    const bus = await BackendBus.open({
-      client: machine.client,
-      platform: machine.platform,
-      drivers: [driver],
-      identify: (id) => machine.hypervisor.identify(id),
-    });
-    return new TestHost(machine, bus, devices, observed);
+    return new TestHost(machine, await serve(machine, devices), devices, observed);
+  }
+
+  /** Ends the backends' process in order, and starts another. */
+  async restartBackends(): Promise<void> {
+    await this.bus.close();
+    this.bus = await serve(this.machine, this.devices);
   }
 
   events(name: string, domid?: number): Readonly<Record<string, unknown>>[] {
@@ -115,6 +110,20 @@ export class TestHost {
     await machine.close();
     return usage;
   }
+}
+
+function serve(machine: LoopbackMachine, devices: ReadonlyMap<string, BlockDevice>): Promise<BackendBus> {
+  const driver = blockBackendDriver(async ({ target }) => {
+    const device = devices.get(target);
+    if (device === undefined) throw new ConfigurationError(`there is no image '${target}'`);
+    return device;
+  });
+  return BackendBus.open({
+    client: machine.client,
+    platform: machine.platform,
+    drivers: [driver],
+    identify: (id) => machine.hypervisor.identify(id),
+  });
 }
 
 export class TestGuest {

@@ -22,6 +22,7 @@ import {
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
   BLKIF_OP_WRITE,
+  BLKIF_RESPONSE_WORDS,
   BLKIF_RSP_EOPNOTSUPP,
   BLKIF_RSP_OKAY,
   BLKIF_SLOT_BYTES,
@@ -29,7 +30,6 @@ import {
   BlkifRequest,
   BlkifResponse,
   SECTOR_SIZE,
-  SECTORS_PER_PAGE,
 } from './protocol.ts';
 
 /** A request of so many bytes is published at once. */
@@ -57,6 +57,8 @@ interface Call extends Cursor {
   readonly operation: Operation;
   readonly sector: number;
   readonly vector: IoVector | undefined;
+  /** The pages that its one buffer consists of, when the backend can use them directly. */
+  readonly shared: GrantedPages | undefined;
   readonly byteLength: number;
   /** Bytes handed to the ring so far. */
   submitted: number;
@@ -85,9 +87,12 @@ export class FrontendQueue {
   /** Calls not wholly on the ring yet; `#head` is the first of them. */
   #waiting: Call[] = [];
   #head = 0;
+  /** Buffers of {@link unsafeAllocateBuffer}. */
+  readonly #shared = new Map<Uint8Array, GrantedPages>();
   readonly #request = new BlkifRequest();
   readonly #response = new BlkifResponse();
-  readonly #words = new Int32Array(BLKIF_SLOT_WORDS);
+  readonly #requestWords = new Int32Array(BLKIF_SLOT_WORDS);
+  readonly #responseWords = new Int32Array(BLKIF_RESPONSE_WORDS);
   #pushScheduled = false;
   #closed: Error | undefined;
   readonly #push = (): void => {
@@ -131,6 +136,21 @@ export class FrontendQueue {
     return this.#ringPages.references[0]!;
   }
 
+  /**
+   * A buffer that the backend can use directly, so that transfers of it as a vector's only one cost no copy. Unsafe: the
+   * backend may change its content at any moment, and it must not be touched after {@link close}. Undefined where the
+   * platform has no such memory.
+   */
+  unsafeAllocateBuffer(byteLength: number): Uint8Array | undefined {
+    if (this.#closed !== undefined) throw this.#closed;
+    const { platform, backend } = this.#options;
+    const pages = platform.grants.share(backend, Math.ceil(byteLength / PAGE_SIZE), 'read-write');
+    const bytes = pages.unsafeBytes?.()?.subarray(0, byteLength);
+    if (bytes === undefined) pages.endAccess();
+    else this.#shared.set(bytes, pages);
+    return bytes;
+  }
+
   read(sector: number, vector: IoVector): Promise<void> {
     return this.#enqueue(BLKIF_OP_READ, sector, vector);
   }
@@ -151,6 +171,8 @@ export class FrontendQueue {
     this.#options.platform.events.close(this.port);
     this.#ringPages.endAccess();
     this.#dataPages.endAccess();
+    for (const pages of this.#shared.values()) pages.endAccess();
+    this.#shared.clear();
     const calls = new Set(this.#waiting.slice(this.#head));
     for (const slot of this.#slots) if (slot.call !== undefined) calls.add(slot.call);
     this.#waiting = [];
@@ -165,6 +187,7 @@ export class FrontendQueue {
         operation,
         sector,
         vector,
+        shared: vector?.count === 1 ? this.#shared.get(vector.buffers[0]!) : undefined,
         byteLength: vector?.byteLength ?? 0,
         submitted: 0,
         range: 0,
@@ -198,29 +221,35 @@ export class FrontendQueue {
   #put(call: Call): void {
     const id = this.#free.pop()!;
     const slot = this.#slots[id]!;
-    const length = Math.min(MAX_REQUEST_BYTES, call.byteLength - call.submitted);
+    // Bytes from the start of the first page: only a shared buffer's transfer may begin within one.
+    const position = call.shared === undefined ? 0 : call.vector!.offsets[0]! + call.submitted;
+    const start = position % PAGE_SIZE;
+    const length = Math.min(MAX_REQUEST_BYTES - start, call.byteLength - call.submitted);
     slot.call = call;
     slot.byteLength = length;
     slot.range = call.range;
     slot.rangeOffset = call.rangeOffset;
-    if (call.operation === BLKIF_OP_WRITE) this.#transfer(call.vector!, call, id, true);
-    else if (call.operation === BLKIF_OP_READ) skip(call.vector!, call, length);
+    if (call.operation !== BLKIF_OP_FLUSH_DISKCACHE && call.shared === undefined) {
+      if (call.operation === BLKIF_OP_WRITE) this.#transfer(call.vector!, call, id, true);
+      else skip(call.vector!, call, length);
+    }
 
     const request = this.#request;
     request.operation = call.operation;
     request.idLow = id;
     request.idHigh = 0;
     request.sector = call.sector + call.submitted / SECTOR_SIZE;
-    request.segmentCount = Math.ceil(length / PAGE_SIZE);
-    const firstPage = id * BLKIF_MAX_SEGMENTS_PER_REQUEST;
+    request.segmentCount = Math.ceil((start + length) / PAGE_SIZE);
+    const { references } = call.shared ?? this.#dataPages;
+    const firstPage = call.shared === undefined ? id * BLKIF_MAX_SEGMENTS_PER_REQUEST : (position - start) / PAGE_SIZE;
     for (let index = 0; index < request.segmentCount; index++) {
-      const rest = length - index * PAGE_SIZE;
-      request.references[index] = this.#dataPages.references[firstPage + index]!;
-      request.firstSectors[index] = 0;
-      request.lastSectors[index] = (rest >= PAGE_SIZE ? SECTORS_PER_PAGE : rest / SECTOR_SIZE) - 1;
+      const end = Math.min(PAGE_SIZE, start + length - index * PAGE_SIZE);
+      request.references[index] = references[firstPage + index]!;
+      request.firstSectors[index] = index === 0 ? start / SECTOR_SIZE : 0;
+      request.lastSectors[index] = end / SECTOR_SIZE - 1;
     }
-    request.encode(this.#words);
-    this.#ring.put(this.#words);
+    request.encode(this.#requestWords);
+    this.#ring.put(this.#requestWords);
     call.submitted += length;
     call.inFlight++;
     if (length >= PUBLISH_BYTES) {
@@ -252,7 +281,7 @@ export class FrontendQueue {
   #turn(): void {
     if (this.#closed !== undefined) return;
     this.#guard(() => {
-      while (this.#ring.take(this.#words)) this.#complete();
+      while (this.#ring.take(this.#responseWords)) this.#complete();
       this.#submit();
       this.#poll.idle();
     });
@@ -288,7 +317,7 @@ export class FrontendQueue {
 
   #complete(): void {
     const response = this.#response;
-    response.decode(this.#words);
+    response.decode(this.#responseWords);
     const slot = response.idHigh === 0 ? this.#slots[response.idLow] : undefined;
     const call = slot?.call;
     if (slot === undefined || call === undefined || response.operation !== call.operation)
@@ -297,7 +326,8 @@ export class FrontendQueue {
         this.#options.context,
       );
     if (response.status !== BLKIF_RSP_OKAY) call.error ??= this.#errorOf(call, response.status);
-    else if (call.operation === BLKIF_OP_READ) this.#transfer(call.vector!, slot, response.idLow, false);
+    else if (call.operation === BLKIF_OP_READ && call.shared === undefined)
+      this.#transfer(call.vector!, slot, response.idLow, false);
     slot.call = undefined;
     this.#free.push(response.idLow);
     call.inFlight--;

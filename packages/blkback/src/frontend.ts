@@ -56,6 +56,15 @@ export class BlockFrontend implements BlockDevice {
     return this.geometry.flushable ? queue.flush() : undefined;
   }
 
+  /**
+   * A buffer whose transfers need no copy where the platform allows that, else an ordinary one. It may begin and end at
+   * any sector of it. Unsafe: the backend may change its content at any moment, and it must not be touched once the
+   * device has closed.
+   */
+  unsafeAllocateBuffer(byteLength: number): Uint8Array {
+    return this.#instance.usableQueue().unsafeAllocateBuffer(byteLength) ?? new Uint8Array(byteLength);
+  }
+
   close(): Promise<void> {
     return this.#device.close();
   }

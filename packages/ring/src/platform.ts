@@ -42,6 +42,11 @@ export interface GrantedPages extends SharedPages {
    * @returns false when the other domain still had one mapped: its page and reference are then quarantined until it lets go.
    */
   endAccess(): boolean;
+  /**
+   * All pages as one view, where they lie in one piece: for data that is to be used without a copy. Unsafe, because the
+   * other domain may change its content at any moment, and because it must not be touched after {@link endAccess}.
+   */
+  unsafeBytes?(): Uint8Array | undefined;
 }
 
 /** Pages of another domain that we use. */

@@ -4,8 +4,8 @@
  */
 import type { Runtime } from './runtime.ts';
 
-/** How long one attempt lasts, in milliseconds: about what a wake-up between threads costs. */
-const ATTEMPT_MS = 0.06;
+/** How long one attempt lasts, in milliseconds: a few times what a wake-up between threads costs. */
+const ATTEMPT_MS = 0.2;
 /** Attempts in a row that may fail before they pause. */
 const PATIENCE = 4;
 /** Sleeps without an attempt after that, doubled each time up to the limit. */

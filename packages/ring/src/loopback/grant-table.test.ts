@@ -163,6 +163,26 @@ describe('ending access', () => {
   });
 });
 
+describe('the view of granted pages', () => {
+  it('is of the same bytes, where they lie in one piece, until the access ends', () => {
+    const granted = guest.share(HOST, 3, 'read-write');
+    const bytes = granted.unsafeBytes?.();
+    expect(bytes?.length).toBe(3 * PAGE_SIZE);
+    granted.store32(2 * PAGE_SIZE, 0x01020304);
+    expect([...bytes!.subarray(2 * PAGE_SIZE, 2 * PAGE_SIZE + 4)]).toEqual([4, 3, 2, 1]);
+    granted.endAccess();
+    expect(granted.unsafeBytes?.()).toBeUndefined();
+  });
+
+  it('is not there for pages that lie apart', () => {
+    const singles = Array.from({ length: 12 }, () => guest.share(HOST, 1, 'read-write'));
+    third.share(HOST, 4, 'read-write');
+    for (const index of [1, 5]) singles[index]!.endAccess();
+    const apart = guest.share(HOST, 2, 'read-write');
+    expect(apart.unsafeBytes?.()).toBeUndefined();
+  });
+});
+
 describe('limits', () => {
   it('names each in its refusal, and an unfinished share leaves nothing', () => {
     expect(() => guest.share(HOST, 13, 'read-write')).toThrow(

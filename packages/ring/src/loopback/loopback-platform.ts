@@ -15,6 +15,7 @@ import type {
   SharedPages,
 } from '../platform.ts';
 import type { Runtime, Timer } from '../runtime.ts';
+import { AlignedArena } from './aligned-memory.ts';
 import { attach, detach } from './attachment.ts';
 import { GrantTable } from './grant-table.ts';
 import { LoopbackInPlaceGrants } from './in-place.ts';
@@ -35,6 +36,7 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   readonly grants: Grants = this;
   readonly events: EventChannels = this;
   readonly inPlace: InPlaceGrants;
+  #arena: AlignedArena | undefined;
   readonly #machine: Machine;
   readonly #words: Int32Array;
   readonly #ports: PortTable;
@@ -193,7 +195,8 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   }
 
   allocateBuffer(byteLength: number): Uint8Array {
-    return new Uint8Array(byteLength);
+    this.#arena ??= new AlignedArena();
+    return this.#arena.allocate(byteLength);
   }
 
   // -- event channels ------------------------------------------------------------------------------------------------
