@@ -14,7 +14,9 @@ const main = async (): Promise<number> => {
   );
   if (terminal) {
     process.stdin.setRawMode(true);
-    await lab.sh(`stty -F /dev/hvc0 rows ${process.stdout.rows} cols ${process.stdout.columns}`);
+    const { rows, columns } = process.stdout;
+    // A terminal that does not know its size says 0, and Dom0's shell shows no prompt at such a width.
+    if (rows > 0 && columns > 0) await lab.sh(`stty -F /dev/hvc0 rows ${rows} cols ${columns}`);
   }
   machine.stdout.on('data', (chunk: Buffer) => process.stdout.write(chunk));
   machine.stdin.write('\n');

@@ -17,7 +17,9 @@ import {
   PollBeforeSleep,
 } from '@pvkit/ring';
 import type { BufferPool } from './buffer-pool.ts';
-import { type BlockDevice, IoVector, refusal } from './device.ts';
+import { type BlockDevice, refusal } from './device.ts';
+import { InPlaceReads } from './in-place-reads.ts';
+import { PendingRequest } from './pending-request.ts';
 import {
   BLKIF_MAX_SEGMENTS_PER_REQUEST,
   BLKIF_OP_DISCARD,
@@ -32,7 +34,7 @@ import {
   BLKIF_RSP_OKAY,
   BLKIF_SLOT_BYTES,
   BLKIF_SLOT_WORDS,
-  BlkifRequest,
+  type BlkifRequest,
   BlkifResponse,
   type BlkifStatus,
   SECTOR_SIZE,
@@ -42,8 +44,9 @@ import {
 /** Milliseconds that one queue may work before other devices of its thread get a turn. */
 const TURN_MS = 2;
 
-/** Responses are published once they stand for so many bytes, although more requests are at hand. */
-const PUBLISH_BYTES = 64 * 1024;
+/** Events in a row that may find nothing to do before their port rests, masked, for 1 ms, 2 ms, … (XSA-332). */
+const SPURIOUS_MAX = 32;
+const REST_MS_MAX = 32;
 
 /** Plain counters, named as Linux's blkback names them in sysfs where it has them. */
 export interface BackendCounters {
@@ -74,19 +77,6 @@ export interface BackendQueueOptions {
   readonly refused: (reason: string) => void;
 }
 
-/** A request taken from the ring and not answered yet. */
-class Pending {
-  readonly request = new BlkifRequest();
-  readonly vector = new IoVector();
-  buffer: Uint8Array | undefined;
-  byteLength = 0;
-  /** Index of its first operation in the copy batch. */
-  firstCopy = 0;
-  // Made once, for the promises of every request that this structure will carry.
-  done: () => void = () => {};
-  failed: (error: unknown) => void = () => {};
-}
-
 export class BackendQueue {
   readonly counters: BackendCounters = {
     rd_req: 0,
@@ -102,14 +92,15 @@ export class BackendQueue {
   readonly #slot = new Int32Array(BLKIF_SLOT_WORDS);
   readonly #response = new BlkifResponse();
   readonly #responseWords = new Int32Array(BLKIF_RESPONSE_WORDS);
-  readonly #free: Pending[] = [];
+  readonly #free: PendingRequest[] = [];
   /** Writes whose data is to be copied in, then submitted. */
-  readonly #writes: Pending[] = [];
+  readonly #writes: PendingRequest[] = [];
   /** Reads whose data is to be copied out, then answered. */
-  readonly #reads: Pending[] = [];
+  readonly #reads: PendingRequest[] = [];
   readonly #copies: GrantCopyBatch;
+  readonly #inPlaceReads: InPlaceReads | undefined;
   readonly #poll: PollBeforeSleep;
-  #unpublishedBytes = 0;
+  #spuriousInARow = 0;
   #responses = 0;
   #scheduled = false;
   #flushing = false;
@@ -134,6 +125,7 @@ export class BackendQueue {
     });
     this.#ring = BackRing.attach(options.ring, BLKIF_SLOT_BYTES, options.index ?? 0);
     this.#copies = new GrantCopyBatch(options.frontend, this.#ring.size * BLKIF_MAX_SEGMENTS_PER_REQUEST);
+    this.#inPlaceReads = InPlaceReads.open(options.platform, options.frontend, options.device);
     options.platform.events.listen(options.port, () => this.#turn(true));
   }
 
@@ -146,7 +138,12 @@ export class BackendQueue {
   async close(): Promise<void> {
     this.#stopped = true;
     this.#poll.stop();
-    for (const pending of [...this.#writes.splice(0), ...this.#reads.splice(0)]) this.#recycle(pending);
+    const unfinished = [
+      ...(this.#inPlaceReads?.run.splice(0) ?? []),
+      ...this.#writes.splice(0),
+      ...this.#reads.splice(0),
+    ];
+    for (const pending of unfinished) this.#recycle(pending);
     if (this.#working === 0) return;
     await new Promise<void>((resolve) => {
       const previous = this.#drained;
@@ -171,14 +168,26 @@ export class BackendQueue {
       do {
         // No more than a ring at a time, however fast the frontend refills it.
         for (let left = this.#ring.size; left > 0 && this.#take(); left--) worked = true;
+        if (this.#inPlaceReads !== undefined) this.#readRun(this.#inPlaceReads);
         this.#submitWrites();
         this.#finish();
         if (runtime.now() >= end) return this.#schedule();
       } while (this.#ring.hasRequests());
-      if (event && !worked) this.counters.spurious++;
-      if (worked) this.#poll.idle();
+      if (worked) {
+        this.#spuriousInARow = 0;
+        this.#poll.idle();
+      } else if (event) this.#spurious();
       else this.#sleep();
     });
+  }
+
+  /** An event that found nothing: legal, but a storm of them must not keep this thread from its other guests. */
+  #spurious(): void {
+    this.counters.spurious++;
+    this.#spuriousInARow++;
+    const excess = this.#spuriousInARow - SPURIOUS_MAX;
+    if (excess > 0) this.#options.platform.runtime.timer(Math.min(2 ** (excess - 1), REST_MS_MAX), () => this.#sleep());
+    else this.#sleep();
   }
 
   /** Asks for an event, unless there is work after all. */
@@ -246,15 +255,15 @@ export class BackendQueue {
     return true;
   }
 
-  #newPending(): Pending {
-    const pending = new Pending();
+  #newPending(): PendingRequest {
+    const pending = new PendingRequest();
     pending.done = () => this.#settled(pending, undefined);
     pending.failed = (error) => this.#settled(pending, error);
     return pending;
   }
 
   /** Checks segments and sectors; false when the request was refused. */
-  #check(pending: Pending): boolean {
+  #check(pending: PendingRequest): boolean {
     const { request } = pending;
     const count = request.segmentCount;
     if (count < 1 || count > BLKIF_MAX_SEGMENTS_PER_REQUEST)
@@ -276,58 +285,39 @@ export class BackendQueue {
     return true;
   }
 
-  #usePrivateBuffer(pending: Pending): void {
+  #usePrivateBuffer(pending: PendingRequest): void {
     pending.buffer ??= this.#options.buffers.take();
     pending.vector.clear();
     pending.vector.add(pending.buffer, 0, pending.byteLength);
   }
 
-  #read(pending: Pending): void {
-    if (this.#readInPlace(pending)) return;
+  #read(pending: PendingRequest): void {
+    const reads = this.#inPlaceReads;
+    if (reads === undefined) {
+      this.#readPrivately(pending);
+      return;
+    }
+    if (!reads.continues(pending)) this.#readRun(reads);
+    reads.add(pending);
+  }
+
+  #readPrivately(pending: PendingRequest): void {
     this.#usePrivateBuffer(pending);
     this.#start(pending);
   }
 
-  /** Reads straight into the granted pages where platform and device can; false when that was not possible. */
-  #readInPlace(pending: Pending): boolean {
-    const { platform, frontend, device } = this.#options;
-    const { inPlace } = platform.grants;
-    if (inPlace === undefined || device.tryReadv === undefined) return false;
-    const { request, vector } = pending;
-    vector.clear();
-    let status = 0;
-    let done = false;
-    inPlace.begin(frontend);
-    try {
-      for (let index = 0; index < request.segmentCount; index++) {
-        const page = inPlace.offsetOf(this.#reference(request, index), true);
-        if (page < 0) {
-          status = page;
-          break;
-        }
-        const start = request.firstSectors[index]! * SECTOR_SIZE;
-        vector.add(inPlace.memory, page + start, (request.lastSectors[index]! + 1) * SECTOR_SIZE - start);
-      }
-      if (status === 0) done = device.tryReadv(request.sector, vector);
-    } catch (error) {
-      this.#fail(pending, error);
-      return true;
-    } finally {
-      inPlace.end();
+  /** Reads what has been gathered, and lets the frontend work on it while others are being read. */
+  #readRun(reads: InPlaceReads): void {
+    const done = reads.read();
+    for (const pending of reads.run) {
+      if (done) this.#complete(pending);
+      else this.#readPrivately(pending);
     }
-    if (status !== 0) this.#refuseGrant(pending, status);
-    else if (done) this.#completeInPlace(pending);
-    return done || status !== 0;
+    reads.clear();
+    this.#publish();
   }
 
-  /** Lets the frontend work on what is there while the rest is being read. */
-  #completeInPlace(pending: Pending): void {
-    this.#unpublishedBytes += pending.byteLength;
-    this.#complete(pending);
-    if (this.#unpublishedBytes >= PUBLISH_BYTES) this.#publish();
-  }
-
-  #prepareWrite(pending: Pending): void {
+  #prepareWrite(pending: PendingRequest): void {
     this.#usePrivateBuffer(pending);
     pending.firstCopy = this.#copies.count;
     const { request } = pending;
@@ -350,17 +340,18 @@ export class BackendQueue {
   }
 
   /** Whether all copies of a request went well; answers it with an error if not. */
-  #copied(pending: Pending): boolean {
+  #copied(pending: PendingRequest): boolean {
     const { request } = pending;
     for (let index = 0; index < request.segmentCount; index++) {
       const status = this.#copies.statuses[pending.firstCopy + index]!;
-      if (status !== 0) return this.#refuseGrant(pending, status);
+      if (status !== 0)
+        return this.#refuse(
+          pending,
+          BLKIF_RSP_ERROR,
+          `grant reference ${request.references[index]} can't be used: ${grantStatusName(status)}`,
+        );
     }
     return true;
-  }
-
-  #refuseGrant(pending: Pending, status: number): false {
-    return this.#refuse(pending, BLKIF_RSP_ERROR, `a grant can't be used: ${grantStatusName(status)}`);
   }
 
   #reference(request: BlkifRequest, index: number): GrantReference {
@@ -369,7 +360,7 @@ export class BackendQueue {
 
   // -- the device's work ---------------------------------------------------------------------------------------------
 
-  #start(pending: Pending): void {
+  #start(pending: PendingRequest): void {
     let result: Promise<void> | undefined;
     try {
       result = this.#operate(pending);
@@ -385,19 +376,19 @@ export class BackendQueue {
     result.then(pending.done, pending.failed);
   }
 
-  #operate({ request, vector }: Pending): Promise<void> | undefined {
+  #operate({ request, vector }: PendingRequest): Promise<void> | undefined {
     const { device } = this.#options;
     if (request.operation === BLKIF_OP_READ) return device.readv(request.sector, vector);
     if (request.operation === BLKIF_OP_WRITE) return device.writev(request.sector, vector);
     return device.flush();
   }
 
-  #succeeded(pending: Pending): void {
+  #succeeded(pending: PendingRequest): void {
     if (pending.request.operation === BLKIF_OP_READ) this.#reads.push(pending);
     else this.#complete(pending);
   }
 
-  #settled(pending: Pending, error: unknown): void {
+  #settled(pending: PendingRequest, error: unknown): void {
     this.#working--;
     if (this.#stopped) {
       this.#recycle(pending);
@@ -429,13 +420,12 @@ export class BackendQueue {
   }
 
   #publish(): void {
-    this.#unpublishedBytes = 0;
     if (this.#responses === 0) return;
     this.#responses = 0;
     if (this.#ring.push()) this.#options.platform.events.notify(this.#options.port);
   }
 
-  #addReadCopies(pending: Pending): void {
+  #addReadCopies(pending: PendingRequest): void {
     pending.firstCopy = this.#copies.count;
     const { request } = pending;
     let offset = 0;
@@ -447,26 +437,26 @@ export class BackendQueue {
     }
   }
 
-  #complete(pending: Pending): void {
+  #complete(pending: PendingRequest): void {
     const { operation } = pending.request;
     if (operation === BLKIF_OP_READ) this.counters.rd_sect += pending.byteLength / SECTOR_SIZE;
     else if (operation === BLKIF_OP_WRITE) this.counters.wr_sect += pending.byteLength / SECTOR_SIZE;
     this.#respond(pending, BLKIF_RSP_OKAY);
   }
 
-  #fail(pending: Pending, error: unknown): void {
+  #fail(pending: PendingRequest, error: unknown): void {
     this.#refuse(pending, BLKIF_RSP_ERROR, error instanceof Error ? error.message : String(error));
   }
 
   /** Answers with an error; returns false for the caller to pass on. */
-  #refuse(pending: Pending, status: BlkifStatus, reason: string): false {
+  #refuse(pending: PendingRequest, status: BlkifStatus, reason: string): false {
     this.counters.errors++;
     this.#options.refused(reason);
     this.#respond(pending, status);
     return false;
   }
 
-  #respond(pending: Pending, status: BlkifStatus): void {
+  #respond(pending: PendingRequest, status: BlkifStatus): void {
     const response = this.#response;
     response.idLow = pending.request.idLow;
     response.idHigh = pending.request.idHigh;
@@ -478,7 +468,7 @@ export class BackendQueue {
     this.#recycle(pending);
   }
 
-  #recycle(pending: Pending): void {
+  #recycle(pending: PendingRequest): void {
     if (pending.buffer !== undefined) this.#options.buffers.give(pending.buffer);
     pending.buffer = undefined;
     pending.vector.clear();

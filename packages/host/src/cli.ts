@@ -23,7 +23,7 @@ function build(): Command {
     .description('Xen paravirtual devices in user space: backends, frontends, xenstore')
     .version('0.1.0')
     .exitOverride()
-    .configureOutput({ outputError: () => {} });
+    .configureOutput({ outputError: () => {}, writeErr: () => {} });
 
   program
     .command('host')
@@ -113,7 +113,9 @@ function build(): Command {
 function fail(error: unknown): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
-    process.stderr.write(`pvkit: ${error.message.replace(/^error: /, '')}\n`);
+    const missing = error.code === 'commander.help'; // shown for want of a command, so it is no help
+    const message = missing ? "a command is missing; 'pvkit --help' lists them" : error.message.replace(/^error: /, '');
+    process.stderr.write(`pvkit: ${message}\n`);
     return 2;
   }
   if (error instanceof PvError) {

@@ -28,17 +28,28 @@ export async function attach(guest: string, disk: string, options: AttachOptions
   await withClient(options, async (client) => {
     const frontend = await findDomain(client, guest);
     const device = diskDevice(spec, frontend, await findDomain(client, options.backend));
-    await addDevice(client, device);
     const backend = new DeviceNodes(client, backendPath(device));
-    const ready = await waitUntil(client, `${backend.path}/state`, TIMEOUT, async () => {
+    const home = homePath(device.backend);
+    if ((await backend.ownState()) === undefined) await backend.clearError(home); // a predecessor's
+    await addDevice(client, device);
+    const readError = () => client.readOptional(errorPath(device));
+    const isTaken = async () => {
       const state = await backend.ownState();
       return state === undefined || state >= XenbusState.InitWait;
-    });
-    if (ready) return;
-    const reason = await client.readOptional(errorPath(device));
+    };
+    // Whichever comes first; the other's wait ends with the connection.
+    await Promise.race([
+      waitUntil(client, `${backend.path}/state`, TIMEOUT, isTaken),
+      waitUntil(client, errorPath(device), TIMEOUT, async () => (await readError()) !== undefined),
+    ]);
+    if (await isTaken()) return;
+    const reason = await readError();
     await removeDevice(client, device, { ...TIMEOUT, timeoutMs: 1000 });
+    await backend.clearError(home);
     throw new ConfigurationError(
-      `no backend took disk ${spec.vdev} within 10 s: ${reason ?? `is 'pvkit host' running in domain ${device.backend}?`}`,
+      reason === undefined
+        ? `no backend took disk ${spec.vdev} within 10 s: is 'pvkit host' running in domain ${device.backend}?`
+        : `the backend refused disk ${spec.vdev}: ${reason.replace(/^\d+ /, '')}`,
     );
   });
 }

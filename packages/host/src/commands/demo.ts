@@ -48,7 +48,8 @@ async function demonstrate(options: DemoOptions, log: Logger, shutdown: Shutdown
   const instance = await openLoopbackInstance('demo', logObserver(log));
   shutdown.add('the loopback machine', () => instance.close());
   const machine = instance.machine!;
-  await followLogLevel(instance.client, log);
+  const level = await followLogLevel(instance.client, log);
+  shutdown.add('the log level', () => level.close());
   const socket = options.socket ?? loopbackSocket();
   const listener = await listenUnix(socket, (transport) => machine.store.connect(transport));
   shutdown.add('the xenstore socket', () => listener.close());

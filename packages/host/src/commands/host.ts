@@ -1,5 +1,6 @@
 /** `pvkit host`: serves the backends of this domain, on Xen or on a loopback machine of its own. */
 import { diskDevice, parseDiskSpec } from '@pvkit/blkback';
+import { FileDevice } from '@pvkit/blkback/file';
 import { ConfigurationError, type DomainIdentity, domid } from '@pvkit/ring';
 import { addDevice } from '@pvkit/xenbus';
 import type { LoopbackMachine } from '@pvkit/xenbus/loopback';
@@ -71,7 +72,11 @@ async function start(config: HostConfig, log: Logger, shutdown: Shutdown): Promi
         "the kernel's xen-blkback claims every disk backend of this domain; unload it first: rmmod xen_blkback",
       );
   }
-  await followLogLevel(instance.client, log);
+  // Opened once beforehand, so that a bad path is one sentence before anything starts.
+  for (const { target, readOnly } of config.guest.flatMap(({ disk }) => disk))
+    await (await FileDevice.open(target, { readOnly })).close();
+  const level = await followLogLevel(instance.client, log);
+  shutdown.add('the log level', () => level.close());
   if (machine !== undefined) {
     const socket = config.socket ?? loopbackSocket();
     const listener = await listenUnix(socket, (transport) => machine.store.connect(transport));

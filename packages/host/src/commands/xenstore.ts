@@ -1,6 +1,6 @@
 /** `pvkit xenstore …`: looks into a store and changes it, as Debian's `xenstore-*` tools do. */
 import { ConfigurationError, standardRuntime } from '@pvkit/ring';
-import { permissionsFromStrings, permissionsToStrings, XenstoreClient } from '@pvkit/xenstore';
+import { permissionsFromStrings, permissionsToStrings, XenstoreClient, XenstoreError } from '@pvkit/xenstore';
 import { connectUnix } from '@pvkit/xenstore/unix';
 import { clientSocket } from '../paths.ts';
 
@@ -20,12 +20,21 @@ export async function withClient<T>(options: ClientOptions, body: (client: Xenst
 
 const print = (text: string) => process.stdout.write(`${text}\n`);
 
-/** A value as text: quotes, backslashes and what is not printable ASCII escaped. */
-function quoted(value: Uint8Array): string {
+const NAMED_ESCAPES = new Map([
+  [0x09, '\\t'],
+  [0x0a, '\\n'],
+  [0x0d, '\\r'],
+  [0x5c, '\\\\'],
+]);
+
+/** A value as text: backslashes and what is not printable ASCII escaped, as the `xenstore-*` tools do. */
+function escaped(value: Uint8Array): string {
   let text = '';
   for (const byte of value) {
-    if (byte === 0x22 || byte === 0x5c) text += `\\${String.fromCharCode(byte)}`;
+    const named = NAMED_ESCAPES.get(byte);
+    if (named !== undefined) text += named;
     else if (byte >= 0x20 && byte < 0x7f) text += String.fromCharCode(byte);
+    else if (byte < 0o10) text += `\\${byte.toString(8).padStart(3, '0')}`;
     else text += `\\x${byte.toString(16).padStart(2, '0')}`;
   }
   return text;
@@ -37,13 +46,10 @@ export async function list(path: string, options: ClientOptions): Promise<void> 
     // A stack rather than recursion: the depth is the store's.
     const stack = [path];
     for (let current = stack.pop(); current !== undefined; current = stack.pop()) {
-      const children = await client.directoryOptional(current);
-      if (children === undefined) {
-        if (current === path) throw new ConfigurationError(`there is no node '${path}'`);
-        continue;
-      }
+      const children = current === path ? await client.directory(path) : await client.directoryOptional(current);
+      if (children === undefined) continue; // removed meanwhile
+      if (current !== path) await printNode(client, current);
       const below = current === '/' ? '/' : `${current}/`;
-      if (current !== '/') await printNode(client, current);
       for (const child of children.sort().reverse()) stack.push(`${below}${child}`);
     }
   });
@@ -51,12 +57,12 @@ export async function list(path: string, options: ClientOptions): Promise<void> 
 
 async function printNode(client: XenstoreClient, path: string): Promise<void> {
   const [value, acl] = await Promise.all([client.readBytes(path), client.getPermissions(path)]);
-  print(`${path} = "${quoted(value)}"   (${permissionsToStrings(acl).join(',')})`);
+  print(`${path} = "${escaped(value)}"   (${permissionsToStrings(acl).join(',')})`);
 }
 
 export async function read(paths: readonly string[], options: ClientOptions): Promise<void> {
   await withClient(options, async (client) => {
-    for (const path of paths) print(quoted(await client.readBytes(path)));
+    for (const path of paths) print(escaped(await client.readBytes(path)));
   });
 }
 
@@ -73,7 +79,8 @@ export async function write(pairs: readonly string[], options: ClientOptions): P
 export async function remove(paths: readonly string[], options: ClientOptions): Promise<void> {
   await withClient(options, async (client) => {
     for (const path of paths) {
-      if (!(await client.exists(path))) throw new ConfigurationError(`there is no node '${path}'`);
+      // The server takes the removal of what is not there for done.
+      if (!(await client.exists(path))) throw new XenstoreError('ENOENT', 'RM', path);
       await client.remove(path);
     }
   });
@@ -95,7 +102,7 @@ export async function watch(
     let left = count ?? Number.POSITIVE_INFINITY;
     await new Promise<void>((resolve, reject) => {
       process.once('SIGINT', () => resolve());
-      void client.closed.then(() => resolve());
+      void client.closed.then((lost) => (lost === undefined ? resolve() : reject(lost)));
       for (const path of paths)
         client
           .watchCallback(path, (event) => {

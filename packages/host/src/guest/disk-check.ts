@@ -26,7 +26,15 @@ export async function runDiskCheck(
     const total = disk.geometry.sectors * 512;
     report({ kind: 'connected', path, bytes: total });
     const start = performance.now();
-    const sha256 = await hashDisk(disk, total, (done) => report({ kind: 'progress', done, total }));
+    let ended = false;
+    void ends.then(() => {
+      ended = true;
+    });
+    const sha256 = await hashDisk(disk, total, (done) => {
+      report({ kind: 'progress', done, total });
+      return !ended;
+    });
+    if (sha256 === undefined) return;
     const milliseconds = performance.now() - start;
     await reportAndWait({ kind: 'read', sha256, bytes: total, milliseconds });
     if (!disk.geometry.readOnly) {
@@ -39,8 +47,12 @@ export async function runDiskCheck(
   }
 }
 
-/** SHA-256 of the whole disk, some reads ahead of the hash. */
-async function hashDisk(disk: BlockDevice, total: number, progress: (done: number) => void): Promise<string> {
+/** SHA-256 of the whole disk, some reads ahead of the hash; undefined when `progress` said to stop. */
+async function hashDisk(
+  disk: BlockDevice,
+  total: number,
+  progress: (done: number) => boolean,
+): Promise<string | undefined> {
   const hash = createHash('sha256');
   const buffers = Array.from({ length: DEPTH }, () => new Uint8Array(CHUNK));
   const reads: (Promise<void> | undefined)[] = [];
@@ -59,9 +71,11 @@ async function hashDisk(disk: BlockDevice, total: number, progress: (done: numbe
     if (chunk + DEPTH < chunks) begin(chunk + DEPTH);
     if (performance.now() - reported < PROGRESS_MS) continue;
     reported = performance.now();
-    progress(Math.min(total, (chunk + 1) * CHUNK));
+    if (progress(Math.min(total, (chunk + 1) * CHUNK))) continue;
+    await Promise.all(reads);
+    return undefined;
   }
-  progress(total);
+  if (!progress(total)) return undefined;
   return hash.digest('hex');
 }
 
