@@ -30,7 +30,7 @@ const turn = () => {
   if (ring.push()) back.events.notify(port);
   poll.idle();
 };
-const poll = new PollBeforeSleep(back.runtime, {
+const poll = new PollBeforeSleep(back, {
   ready: () => ring.hasRequests(),
   expecting: () => true,
   work: turn,

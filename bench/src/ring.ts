@@ -87,7 +87,7 @@ async function twoThreads(requests: number): Promise<number> {
       if (answered === requests) resolve();
       else poll.idle();
     };
-    const poll = new PollBeforeSleep(front.runtime, {
+    const poll = new PollBeforeSleep(front, {
       ready: () => ring.hasResponses(),
       expecting: () => true,
       work: turn,

@@ -84,20 +84,22 @@ describe('pvkit host', () => {
     expect(await host.end('SIGTERM')).toBe(0);
   });
 
-  it.each([
-    { args: ['block-attach', 'first', 'vdev=xvdc,target=/none/of/it'], says: "'/none/of/it'" },
-    { args: ['block-attach', 'nobody', 'vdev=xvdc,target=/a'], says: "'nobody'" },
-    { args: ['block-attach', 'first', 'vdev=xvdc,target=/a', '--backend', '77'], says: "'77'" },
-    { args: ['block-detach', 'first', 'xvdc'], says: 'xvdc' },
-    { args: ['block-list', '3'], says: "'3'" },
-  ])('refuses pvkit $args and leaves nothing of it', async ({ args, says }) => {
+  it('refuses what it cannot do with one sentence, and leaves nothing of it in the store', async () => {
     const before = await outputOf(debian('xenstore-ls', ['-f', '/local'], env));
-    const { status, errors } = await pvkit(args, env);
-    expect(status).toBe(2);
-    expect(errors).toMatch(/^pvkit: [^\n]+\n$/);
-    expect(errors).toContain(says);
+    for (const { args, says } of [
+      { args: ['block-attach', 'first', 'vdev=xvdc,target=/none/of/it'], says: "'/none/of/it'" },
+      { args: ['block-attach', 'nobody', 'vdev=xvdc,target=/a'], says: "'nobody'" },
+      { args: ['block-attach', 'first', 'vdev=xvdc,target=/a', '--backend', '77'], says: "'77'" },
+      { args: ['block-detach', 'first', 'xvdc'], says: 'xvdc' },
+      { args: ['block-list', '3'], says: "'3'" },
+    ]) {
+      const { status, errors } = await pvkit(args, env);
+      expect({ args, status, errors }).toEqual({ args, status: 2, errors: expect.stringMatching(/^pvkit: [^\n]+\n$/) });
+      expect(errors).toContain(says);
+    }
     const after = await outputOf(debian('xenstore-ls', ['-f', '/local'], env));
     const added = after.split('\n').filter((line) => !before.includes(line));
+    // But for the empty directories above the message of the one that the backend refused.
     expect(added.filter((line) => !/error(\/backend(\/vbd(\/1)?)?)? = ""$/.test(line))).toEqual([]);
   });
 
@@ -126,7 +128,6 @@ describe('pvkit host', () => {
     await outputOf(pvkit(['block-detach', 'second', 'xvda'], env));
     await host.says(/"level":20,.*"domid":2,"device":"vbd\/51712".*"msg":"xenbus\.backend-action"/);
     await outputOf(debian('xenstore-write', ['/local/domain/0/data/pvkit/log-level', 'error'], env));
-    await host.says(/log-level|.*/);
     expect(await host.end('SIGINT')).toBe(0);
   });
 });

@@ -24,7 +24,7 @@ const theirs = (tool: string, ...args: string[]): Promise<string> => outputOf(de
 
 describe('pvkit xenstore', () => {
   it('reads what xenstore-write wrote, and the reverse, byte for byte', async () => {
-    await theirs('xenstore-write', '/t/theirs', AWKWARD, '/t/empty', '');
+    await theirs('xenstore-write', '-R', '/t/theirs', AWKWARD, '/t/empty', ''); // without -R it reads escapes
     await ours('write', '/t/ours', AWKWARD, '/t/none', '');
     const paths = ['/t/theirs', '/t/ours', '/t/empty', '/t/none'];
     const text = await theirs('xenstore-read', ...paths);
@@ -41,7 +41,7 @@ describe('pvkit xenstore', () => {
     const lines = (text: string) => text.trimEnd().replace(/ +\(/g, ' (').split('\n').sort();
     expect(lines(await ours('ls'))).toEqual(lines(await theirs('xenstore-ls', '-f', '-p')));
     expect(lines(await ours('ls', '/t'))).toEqual(lines(await theirs('xenstore-ls', '-f', '-p', '/t')));
-    expect(await ours('ls', '/t/a')).toMatch(/^\/t\/a\/b = "" +\(n3,r0,b5\)\n\/t\/a\/b\/c = "quote/);
+    expect(await ours('ls', '/t/a')).toMatch(/^\/t\/a\/b = "" +\(n0\)\n\/t\/a\/b\/c = "quote/);
     expect(await ours('ls', '/u')).toBe('');
     expect(lines(await ours('list', '/t'))).toEqual(lines(await theirs('xenstore-list', '/t')));
     expect(await ours('list', '/t')).toBe('a\nab\n');
@@ -81,7 +81,7 @@ describe('pvkit xenstore', () => {
   it('writes all or nothing', async () => {
     const { status } = await pvkit(['xenstore', 'write', '/t/a', 'x', '/t/b//c', 'x'], env);
     expect(status).toBe(1);
-    expect(await theirs('xenstore-ls', '-f')).not.toContain('/t');
+    expect(await theirs('xenstore-ls', '-f')).not.toMatch(/^\/t\b/m);
   });
 
   it('watches, and ends after as many events as it was asked for', async () => {

@@ -117,7 +117,7 @@ export class BackendQueue {
 
   constructor(options: BackendQueueOptions) {
     this.#options = options;
-    this.#poll = new PollBeforeSleep(options.platform.runtime, {
+    this.#poll = new PollBeforeSleep(options.platform, {
       ready: () => this.#hasRequests(),
       expecting: () => true,
       work: () => this.#turn(false),

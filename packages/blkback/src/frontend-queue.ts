@@ -122,7 +122,7 @@ export class FrontendQueue {
       this.#ringPages.endAccess();
       throw error;
     }
-    this.#poll = new PollBeforeSleep(platform.runtime, {
+    this.#poll = new PollBeforeSleep(platform, {
       ready: () => this.#hasResponses(),
       expecting: () => this.#ring.inFlight > 0,
       work: () => this.#turn(),

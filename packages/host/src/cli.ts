@@ -3,13 +3,16 @@
 import { ConfigurationError, PvError } from '@pvkit/ring';
 import { DEFAULT_SOCKET_PATH } from '@pvkit/xenstore/unix';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
-import * as block from './commands/block.ts';
-import { runDemo } from './commands/demo.ts';
-import { runHost } from './commands/host.ts';
-import * as store from './commands/xenstore.ts';
-import { runXenstored } from './commands/xenstored.ts';
-import { logLevel } from './log.ts';
-import { LOG_LEVEL_NODE } from './log-level.ts';
+import type { AttachOptions } from './commands/block.ts';
+import type { DemoOptions } from './commands/demo.ts';
+import type { HostOptions } from './commands/host.ts';
+import type { ClientOptions } from './commands/xenstore.ts';
+import type { XenstoredOptions } from './commands/xenstored.ts';
+import { LOG_LEVEL_NODE, logLevel } from './log-level.ts';
+
+// Loaded when they run: a client command need not wait for what a host takes.
+const block = () => import('./commands/block.ts');
+const store = () => import('./commands/xenstore.ts');
 
 const collect = (value: string, previous: readonly string[]): string[] => [...previous, value];
 
@@ -33,7 +36,7 @@ function build(): Command {
     .option('--disk <spec>', 'a disk of a loopback guest, as xl users write it; may be repeated', collect, [])
     .option('--socket <path>', "where the loopback machine's xenstore listens")
     .option('--log-level <level>', 'trace, debug, info, warn, error or silent')
-    .action(runHost);
+    .action(async (options: HostOptions) => (await import('./commands/host.ts')).runHost(options));
 
   program
     .command('demo')
@@ -42,7 +45,8 @@ function build(): Command {
     .option('--check', 'end after the check; status 0 only if all of it held')
     .option('--socket <path>', 'where its xenstore listens')
     .option('--log-level <level>', 'log level', logLevel, 'info')
-    .action(async (options) => {
+    .action(async (options: DemoOptions) => {
+      const { runDemo } = await import('./commands/demo.ts');
       if (!(await runDemo(options))) process.exitCode = 1;
     });
 
@@ -51,30 +55,47 @@ function build(): Command {
     .description('serve a xenstore on a unix socket')
     .option('--socket <path>', 'the socket', DEFAULT_SOCKET_PATH)
     .option('--log-level <level>', 'log level', 'info')
-    .action(runXenstored);
+    .action(async (options: XenstoredOptions) => (await import('./commands/xenstored.ts')).runXenstored(options));
 
   const xenstore = program.command('xenstore').description('look into a xenstore and change it');
   const client = (name: string) =>
     xenstore
       .command(name)
       .option('-s, --socket <path>', "xenstored's socket (default: XENSTORED_PATH, this machine's, a loopback host's)");
-  client('ls').description('print every node below a path').argument('[path]', 'path', '/').action(store.list);
-  client('read').description('print values').argument('<paths...>').action(store.read);
-  client('write').description('write values, all or none').argument('<path value...>').action(store.write);
-  client('rm').description('remove nodes and all below them').argument('<paths...>').action(store.remove);
-  client('list').description("print the names of a node's children").argument('<path>').action(store.children);
+  client('ls')
+    .description('print every node below a path')
+    .argument('[path]', 'path', '/')
+    .action(async (path: string, options: ClientOptions) => (await store()).list(path, options));
+  client('read')
+    .description('print values')
+    .argument('<paths...>')
+    .action(async (paths: string[], options: ClientOptions) => (await store()).read(paths, options));
+  client('write')
+    .description('write values, all or none')
+    .argument('<path value...>')
+    .action(async (pairs: string[], options: ClientOptions) => (await store()).write(pairs, options));
+  client('rm')
+    .description('remove nodes and all below them')
+    .argument('<paths...>')
+    .action(async (paths: string[], options: ClientOptions) => (await store()).remove(paths, options));
+  client('list')
+    .description("print the names of a node's children")
+    .argument('<path>')
+    .action(async (path: string, options: ClientOptions) => (await store()).children(path, options));
   client('watch')
     .description('print events')
     .argument('<paths...>')
     .option('-n, --count <events>', 'end after so many', positiveInteger)
-    .action((paths: string[], options: store.ClientOptions & { count?: number }) =>
-      store.watch(paths, options.count, options),
+    .action(async (paths: string[], options: ClientOptions & { count?: number }) =>
+      (await store()).watch(paths, options.count, options),
     );
   client('chmod')
     .description('set permissions, for example n0 r1')
     .argument('<path>')
     .argument('<permissions...>')
-    .action(store.chmod);
+    .action(async (path: string, entries: string[], options: ClientOptions) =>
+      (await store()).chmod(path, entries, options),
+    );
 
   program
     .command('block-attach')
@@ -83,28 +104,32 @@ function build(): Command {
     .argument('<disk>', 'for example format=raw,vdev=xvdb,access=rw,target=/path')
     .option('--backend <domain>', 'the domain that serves it', '0')
     .option('-s, --socket <path>', "xenstored's socket")
-    .action(block.attach);
+    .action(async (guest: string, disk: string, options: AttachOptions) =>
+      (await block()).attach(guest, disk, options),
+    );
   program
     .command('block-detach')
     .description('detach a disk from a running guest')
     .argument('<domain>', 'number or name')
     .argument('<vdev>', 'for example xvdb')
     .option('-s, --socket <path>', "xenstored's socket")
-    .action(block.detach);
+    .action(async (guest: string, vdev: string, options: ClientOptions) =>
+      (await block()).detach(guest, vdev, options),
+    );
   program
     .command('block-list')
     .description('list the disks of a guest')
     .argument('<domain>', 'number or name')
     .option('-s, --socket <path>', "xenstored's socket")
-    .action(block.listDisks);
+    .action(async (guest: string, options: ClientOptions) => (await block()).listDisks(guest, options));
 
   program
     .command('log-level')
     .description('change the log level of the running host')
     .argument('<level>', 'trace, debug, info, warn, error or silent', logLevel)
     .option('-s, --socket <path>', "xenstored's socket")
-    .action((level: string, options: store.ClientOptions) =>
-      store.write([`/local/domain/0/${LOG_LEVEL_NODE}`, level], options),
+    .action(async (level: string, options: ClientOptions) =>
+      (await store()).write([`/local/domain/0/${LOG_LEVEL_NODE}`, level], options),
     );
   return program;
 }

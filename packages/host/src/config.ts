@@ -4,7 +4,7 @@ import { parseDiskSpec } from '@pvkit/blkback';
 import { ConfigurationError } from '@pvkit/ring';
 import { parse, TomlError } from 'smol-toml';
 import { z } from 'zod';
-import { LOG_LEVELS } from './log.ts';
+import { LOG_LEVELS } from './log-level.ts';
 
 const disk = z.string().transform((text, context) => {
   try {

@@ -1,21 +1,11 @@
 /** The log: pino, human on a terminal and JSON elsewhere; and the observer that turns the layers' named events into it. */
 import { channel } from 'node:diagnostics_channel';
 import type { Observer } from '@pvkit/ring';
-import { ConfigurationError } from '@pvkit/ring';
 import { type Logger, pino } from 'pino';
 import pretty from 'pino-pretty';
+import type { LogLevel } from './log-level.ts';
 
 export type { Logger } from 'pino';
-
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
-
-/** @throws ConfigurationError naming the levels there are. */
-export function logLevel(text: string): LogLevel {
-  const level = LOG_LEVELS.find((known) => known === text);
-  if (level === undefined) throw new ConfigurationError(`log level '${text}' is none of ${LOG_LEVELS.join(', ')}`);
-  return level;
-}
 
 /** A log on standard error. */
 export function createLog(level: LogLevel): Logger {

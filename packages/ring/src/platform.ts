@@ -121,6 +121,11 @@ export interface Platform {
   readonly runtime: Runtime;
   readonly grants: Grants;
   readonly events: EventChannels;
+  /**
+   * How long a busy ring's end may look for more before it sleeps. Absent or 0 where that costs more than it saves: on one
+   * processor it keeps the other side from running.
+   */
+  readonly pollMilliseconds?: number;
   usage(): PlatformUsage;
   /** Closes every port, unmaps and ends access to every page that is still held. Idempotent. */
   close(): void;

@@ -1,11 +1,10 @@
 /**
  * A busy ring's end looks again for some microseconds before it sleeps: being woken costs far more than that. Whether it
- * pays is learnt: on a machine where the other side can't run meanwhile, looking finds nothing and is soon given up.
+ * pays is the platform's to say, and learnt: where the other side does not run meanwhile, it is soon given up.
  */
+import type { Platform } from './platform.ts';
 import type { Runtime } from './runtime.ts';
 
-/** How long one attempt lasts, in milliseconds: a few times what a wake-up between threads costs. */
-const ATTEMPT_MS = 0.2;
 /** Attempts in a row that may fail before they pause. */
 const PATIENCE = 4;
 /** Sleeps without an attempt after that, doubled each time up to the limit. */
@@ -25,6 +24,7 @@ export interface PollCallbacks {
 
 export class PollBeforeSleep {
   readonly #runtime: Runtime;
+  readonly #attempt: number;
   readonly #callbacks: PollCallbacks;
   #score = PATIENCE;
   /** Sleeps left in the pause. */
@@ -48,20 +48,24 @@ export class PollBeforeSleep {
     }
   };
 
-  constructor(runtime: Runtime, callbacks: PollCallbacks) {
+  constructor(
+    { runtime, pollMilliseconds = 0 }: Pick<Platform, 'runtime' | 'pollMilliseconds'>,
+    callbacks: PollCallbacks,
+  ) {
     this.#runtime = runtime;
+    this.#attempt = pollMilliseconds;
     this.#callbacks = callbacks;
   }
 
   /** The work is done: looks for more for a while, or sleeps at once where that has not paid. */
   idle(): void {
     if (this.#running || this.#stopped) return;
-    if (this.#pause > 0) {
-      this.#pause--;
+    if (this.#attempt === 0 || this.#pause > 0) {
+      if (this.#pause > 0) this.#pause--;
       this.#callbacks.sleep();
       return;
     }
-    this.#deadline = this.#runtime.now() + ATTEMPT_MS;
+    this.#deadline = this.#runtime.now() + this.#attempt;
     this.#again();
   }
 

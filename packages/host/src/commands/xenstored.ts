@@ -2,7 +2,8 @@
 import { standardRuntime } from '@pvkit/ring';
 import { XenstoreServer } from '@pvkit/xenstore/server';
 import { listenUnix } from '@pvkit/xenstore/unix';
-import { createLog, logLevel, logObserver } from '../log.ts';
+import { createLog, logObserver } from '../log.ts';
+import { logLevel } from '../log-level.ts';
 import { Shutdown } from '../shutdown.ts';
 
 export interface XenstoredOptions {

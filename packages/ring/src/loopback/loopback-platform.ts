@@ -36,6 +36,8 @@ export class LoopbackPlatform implements Platform, Grants, EventChannels {
   readonly grants: Grants = this;
   readonly events: EventChannels = this;
   readonly inPlace: InPlaceGrants;
+  /** A few times what waking another thread costs. */
+  readonly pollMilliseconds = 0.2;
   #arena: AlignedArena | undefined;
   readonly #machine: Machine;
   readonly #words: Int32Array;
