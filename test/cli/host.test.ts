@@ -57,9 +57,8 @@ describe('pvkit host', () => {
 
     expect(await host.end('SIGTERM')).toBe(0);
     expect(host.messages).toContain('SIGTERM: closing every device in order');
-    const status = host.messages.filter(
-      (message) => /Connected|Closed/.test(String(message)) && /errors 0/.test(String(message)),
-    );
+    // A last line for each device, wherever its closing has come to by then.
+    const status = host.messages.filter((message) => /^loopback:host\/\d\/vbd\/.* errors 0/.test(String(message)));
     expect(status).toHaveLength(3);
     expect(host.log.filter(({ level }) => Number(level) > 30)).toEqual([]);
     expect(existsSync(socket)).toBe(false);

@@ -34,7 +34,6 @@ import {
   BLKIF_RSP_OKAY,
   BLKIF_SLOT_BYTES,
   BLKIF_SLOT_WORDS,
-  type BlkifRequest,
   BlkifResponse,
   type BlkifStatus,
   SECTOR_SIZE,
@@ -319,16 +318,23 @@ export class BackendQueue {
 
   #prepareWrite(pending: PendingRequest): void {
     this.#usePrivateBuffer(pending);
+    this.#addCopies(pending, false);
+    this.#writes.push(pending);
+  }
+
+  /** Adds a request's data to the batch: from its private buffer to the frontend's pages, or from them. */
+  #addCopies(pending: PendingRequest, toGrant: boolean): void {
+    const { request, buffer } = pending;
     pending.firstCopy = this.#copies.count;
-    const { request } = pending;
     let offset = 0;
     for (let index = 0; index < request.segmentCount; index++) {
       const start = request.firstSectors[index]! * SECTOR_SIZE;
       const length = (request.lastSectors[index]! + 1) * SECTOR_SIZE - start;
-      this.#copies.addFromGrant(this.#reference(request, index), start, pending.buffer!, offset, length);
+      const reference = request.references[index]! as GrantReference;
+      if (toGrant) this.#copies.addToGrant(reference, start, buffer!, offset, length);
+      else this.#copies.addFromGrant(reference, start, buffer!, offset, length);
       offset += length;
     }
-    this.#writes.push(pending);
   }
 
   #submitWrites(): void {
@@ -352,10 +358,6 @@ export class BackendQueue {
         );
     }
     return true;
-  }
-
-  #reference(request: BlkifRequest, index: number): GrantReference {
-    return request.references[index]! as GrantReference;
   }
 
   // -- the device's work ---------------------------------------------------------------------------------------------
@@ -410,7 +412,7 @@ export class BackendQueue {
   /** Copies out the data of completed reads, and publishes all responses that are ready. */
   #finish(): void {
     if (this.#reads.length > 0) {
-      for (const pending of this.#reads) this.#addReadCopies(pending);
+      for (const pending of this.#reads) this.#addCopies(pending, true);
       this.#options.platform.grants.copy(this.#copies);
       for (const pending of this.#reads) if (this.#copied(pending)) this.#complete(pending);
       this.#reads.length = 0;
@@ -423,18 +425,6 @@ export class BackendQueue {
     if (this.#responses === 0) return;
     this.#responses = 0;
     if (this.#ring.push()) this.#options.platform.events.notify(this.#options.port);
-  }
-
-  #addReadCopies(pending: PendingRequest): void {
-    pending.firstCopy = this.#copies.count;
-    const { request } = pending;
-    let offset = 0;
-    for (let index = 0; index < request.segmentCount; index++) {
-      const start = request.firstSectors[index]! * SECTOR_SIZE;
-      const length = (request.lastSectors[index]! + 1) * SECTOR_SIZE - start;
-      this.#copies.addToGrant(this.#reference(request, index), start, pending.buffer!, offset, length);
-      offset += length;
-    }
   }
 
   #complete(pending: PendingRequest): void {
