@@ -108,6 +108,25 @@ describe("pvkit's backend in Dom0", () => {
     await lab.sh('rm /tmp/hot.img');
   });
 
+  it('lets go of a guest that is destroyed in the middle of its I/O', async () => {
+    await lab.sh('/bin/dd if=/dev/zero of=/tmp/busy.img bs=1M count=16 2>/dev/null');
+    const guest = await lab.createGuest({
+      name: 'destroyed',
+      type: 'pv',
+      disks: [disk('/tmp/busy.img')],
+      script: `modprobe xen-blkfront; until [ -b /dev/xvda ]; do sleep 0.1; done; echo busy
+        while true; do /bin/dd if=/dev/zero of=/dev/xvda bs=64k count=64 oflag=direct 2>/dev/null; done`,
+    });
+    await guest.waitForConsole(/busy/);
+    await guest.destroy();
+    // A domain of which a page is still mapped stays, without a name.
+    await lab.sh(
+      `for try in 1 2 3 4 5 6 7 8 9 10; do xl list | grep -q '(null)' || exit 0; sleep 1; done; xl list; exit 1`,
+    );
+    expect(await lab.sh('xenstore-ls /local/domain/0/backend 2>/dev/null || true')).not.toContain('frontend-id');
+    await lab.sh('rm /tmp/busy.img');
+  });
+
   it("serves pvkit's own frontend in a guest whose only program is Node", async () => {
     await readThroughOurFrontend('own-front', disk('/tmp/plain.img'), '/tmp/plain.img');
   });
