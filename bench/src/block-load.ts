@@ -3,6 +3,8 @@ export interface Load {
   readonly bytes: number;
   readonly depth: number;
   readonly random: boolean;
+  /** Into buffers that the backend can use directly; else into ordinary ones, by way of the frontend's own pages. */
+  readonly shared: boolean;
   readonly seconds: number;
   /** Size of the disk. */
   readonly total: number;

@@ -12,13 +12,14 @@ const guest = openLoopbackGuest((workerData as BlockWorkerData).handle);
 const disk = await BlockFrontend.connect(guest.client, guest.platform, 'device/vbd/51712');
 
 /** Kept between loads: shared buffers last as long as the device. */
-const buffers = new Map<number, Uint8Array[]>();
-function bufferOf(bytes: number): Uint8Array {
-  return buffers.get(bytes)?.pop() ?? disk.unsafeAllocateBuffer(bytes);
+const shared = new Map<number, Uint8Array[]>();
+function takeBuffer({ bytes, shared: wanted }: Load): Uint8Array {
+  if (!wanted) return new Uint8Array(bytes);
+  return shared.get(bytes)?.pop() ?? disk.unsafeAllocateBuffer(bytes);
 }
-function giveBack(buffer: Uint8Array): void {
-  const kept = buffers.get(buffer.byteLength);
-  if (kept === undefined) buffers.set(buffer.byteLength, [buffer]);
+function giveBuffer(buffer: Uint8Array): void {
+  const kept = shared.get(buffer.byteLength);
+  if (kept === undefined) shared.set(buffer.byteLength, [buffer]);
   else kept.push(buffer);
 }
 
@@ -28,12 +29,13 @@ async function run(load: Load): Promise<number> {
   const start = performance.now();
   const end = start + load.seconds * 1000;
   const loop = async (): Promise<void> => {
-    const vector = IoVector.of(bufferOf(load.bytes));
+    const buffer = takeBuffer(load);
+    const vector = IoVector.of(buffer);
     while (performance.now() < end) {
       await disk.readv(next() / 512, vector);
       operations++;
     }
-    giveBack(vector.buffers[0]!);
+    if (load.shared) giveBuffer(buffer);
   };
   await Promise.all(Array.from({ length: load.depth }, loop));
   return operations / ((performance.now() - start) / 1000);

@@ -38,36 +38,30 @@ export async function benchBlock(rounds: number, seconds: number): Promise<Row[]
     return operations;
   };
   try {
-    const small: Load = { bytes: 4096, depth: 32, random: true, seconds, total: FILE_BYTES };
-    const large: Load = { bytes: 1024 * 1024, depth: 1, random: false, seconds, total: FILE_BYTES };
-    const a = await inTurns(
-      rounds,
-      () => throughRing(small),
-      () => fsRead(path, small),
-    );
-    const b = await inTurns(
-      rounds,
-      () => throughRing(large),
-      () => fsRead(path, large),
-    );
-    return [
-      {
-        name: 'block, 4 KiB random reads, depth 32',
-        unit: 'reads/s',
-        value: a.value,
-        reference: { name: 'fs.read', value: a.reference },
-        rounds: a.ratios,
-        target: 0.8,
-      },
-      {
-        name: 'block, 1 MiB sequential reads, depth 1',
-        unit: 'MiB/s',
-        value: b.value,
-        reference: { name: 'fs.read', value: b.reference },
-        rounds: b.ratios,
-        target: 0.9,
-      },
-    ];
+    const small = { bytes: 4096, depth: 32, random: true, shared: true, seconds, total: FILE_BYTES };
+    const large = { bytes: 1024 * 1024, depth: 1, random: false, shared: true, seconds, total: FILE_BYTES };
+    const rows: Row[] = [];
+    const measure = async (name: string, unit: string, load: Load, target?: number): Promise<void> => {
+      const { value, reference, ratios } = await inTurns(
+        rounds,
+        () => throughRing(load),
+        () => fsRead(path, load),
+      );
+      rows.push({
+        name,
+        unit,
+        value,
+        reference: { name: 'fs.read', value: reference },
+        rounds: ratios,
+        ...(target === undefined ? {} : { target }),
+      });
+    };
+    await measure('block, 4 KiB random reads, depth 32', 'reads/s', small, 0.8);
+    await measure('  the same, ordinary buffers', 'reads/s', { ...small, shared: false });
+    await measure('block, 1 MiB sequential reads, depth 1', 'MiB/s', large, 0.9);
+    await measure('  the same, ordinary buffers', 'MiB/s', { ...large, shared: false });
+    await measure('  the same, depth 4', 'MiB/s', { ...large, depth: 4 });
+    return rows;
   } finally {
     worker.postMessage('end');
     await once(worker, 'exit');

@@ -11,8 +11,8 @@ export interface Row {
   readonly reference?: { readonly name: string; readonly value: number } | undefined;
   /** Every round's value, or ratio where there is a reference. */
   readonly rounds: readonly number[];
-  /** At least this: the value itself, or its ratio to the reference. */
-  readonly target: number;
+  /** At least this: the value itself, or its ratio to the reference. Absent for a figure that is there to be seen. */
+  readonly target?: number;
 }
 
 export function median(values: readonly number[]): number {
@@ -46,8 +46,8 @@ export function printTable(rows: readonly Row[]): void {
     row.reference === undefined ? '' : `${row.reference.name} ${number(row.reference.value)}`,
     row.reference === undefined ? '' : number(achieved(row)),
     `${number(Math.min(...row.rounds))} – ${number(Math.max(...row.rounds))}`,
-    `≥ ${number(row.target)}`,
-    achieved(row) >= row.target ? 'met' : 'MISSED',
+    row.target === undefined ? '' : `≥ ${number(row.target)}`,
+    row.target === undefined ? '' : achieved(row) >= row.target ? 'met' : 'MISSED',
   ]);
   const table = [['', 'pvkit', 'reference', 'ratio', 'spread', 'target', ''], ...cells];
   const widths = table[0]!.map((_, column) => Math.max(...table.map((line) => line[column]!.length)));

@@ -141,6 +141,44 @@ describe('with a backend queue', () => {
 });
 
 /** A backend that answers by hand. */
+describe('a shared buffer', () => {
+  const transfer = (buffer: Uint8Array, offset: number, length: number): IoVector => {
+    const vector = new IoVector();
+    vector.add(buffer, offset, length);
+    return vector;
+  };
+
+  it.each([
+    ['at its start', 0, 1],
+    ['at its start', 0, 200],
+    ['at a later sector', 3 * 512, 85],
+    ['at a later sector', 3 * 512, 86],
+    ['at the last sector of a page', 7 * 512, 200],
+    ['between sectors', 100, 200],
+  ])('carries what begins %s (byte %i), of %i sectors', async (_, offset, sectors) => {
+    const device = new MemoryDevice(patternBytes(SECTORS * 512));
+    pair.serve(device, queue.ringReference, queue.port);
+    const length = sectors * 512;
+    const buffer = queue.unsafeAllocateBuffer(offset + length)!;
+    await queue.read(5, transfer(buffer, offset, length));
+    expect(Buffer.compare(buffer.subarray(offset), device.bytes.subarray(5 * 512, 5 * 512 + length))).toBe(0);
+    const data = patternBytes(length, 7);
+    buffer.set(data, offset);
+    await queue.write(777, transfer(buffer, offset, length));
+    expect(Buffer.compare(device.bytes.subarray(777 * 512, 777 * 512 + length), data)).toBe(0);
+  });
+
+  it('is cut at whole logical sectors, wherever it begins', async () => {
+    const device = new MemoryDevice(patternBytes(SECTORS * 512), { sectorSize: 4096 });
+    pair.serve(device, queue.ringReference, queue.port);
+    const length = 25 * 4096;
+    const buffer = queue.unsafeAllocateBuffer(512 + length)!;
+    await queue.read(8, transfer(buffer, 512, length));
+    expect(Buffer.compare(buffer.subarray(512), device.bytes.subarray(4096, 4096 + length))).toBe(0);
+    expect(pair.refusals).toEqual([]);
+  });
+});
+
 describe('with a backend that breaks the protocol', () => {
   let pages: MappedPages;
   let port: EventPort;

@@ -187,7 +187,7 @@ export class FrontendQueue {
         operation,
         sector,
         vector,
-        shared: vector?.count === 1 ? this.#shared.get(vector.buffers[0]!) : undefined,
+        shared: this.#sharedPagesOf(vector),
         byteLength: vector?.byteLength ?? 0,
         submitted: 0,
         range: 0,
@@ -199,6 +199,12 @@ export class FrontendQueue {
       });
       this.#submit();
     });
+  }
+
+  /** The pages of a vector's one buffer, if they are shared and segments, which are of whole sectors, can describe it. */
+  #sharedPagesOf(vector: IoVector | undefined): GrantedPages | undefined {
+    if (vector?.count !== 1 || vector.offsets[0]! % SECTOR_SIZE !== 0) return undefined;
+    return this.#shared.get(vector.buffers[0]!);
   }
 
   /** Moves what fits from the waiting calls to the ring. A call that has failed goes no further. */
@@ -224,7 +230,8 @@ export class FrontendQueue {
     // Bytes from the start of the first page: only a shared buffer's transfer may begin within one.
     const position = call.shared === undefined ? 0 : call.vector!.offsets[0]! + call.submitted;
     const start = position % PAGE_SIZE;
-    const length = Math.min(MAX_REQUEST_BYTES - start, call.byteLength - call.submitted);
+    // Whole pages unless it is the last: what is cut elsewhere might be cut within a logical sector.
+    const length = Math.min(MAX_REQUEST_BYTES - (start > 0 ? PAGE_SIZE : 0), call.byteLength - call.submitted);
     slot.call = call;
     slot.byteLength = length;
     slot.range = call.range;

@@ -139,7 +139,7 @@ describe('what a backend publishes', () => {
     [{ 'sector-size': '256' }],
     [{ 'sector-size': '513' }],
     [{ 'sector-size': '1536' }],
-    [{ 'sector-size': '131072' }],
+    [{ 'sector-size': '8192' }],
     [{ info: undefined }],
     [{ info: 'r' }],
     [{ 'feature-flush-cache': '2' }],

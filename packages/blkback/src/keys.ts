@@ -1,5 +1,5 @@
 /** The xenstore nodes of the block class (`xen/include/public/io/blkif.h`), as records. Pure. */
-import { type EventPort, eventPort, type GrantReference, grantReference, ProtocolError } from '@pvkit/ring';
+import { type EventPort, eventPort, type GrantReference, grantReference, PAGE_SIZE, ProtocolError } from '@pvkit/ring';
 import { type Nodes, optionalDecimal, quote, requireDecimal } from '@pvkit/xenbus';
 import type { BlockGeometry } from './device.ts';
 import { VDISK_READONLY, XEN_IO_PROTO_ABI_ARM, XEN_IO_PROTO_ABI_X86_64 } from './protocol.ts';
@@ -47,13 +47,15 @@ export const BACKEND_PROPERTY_KEYS = ['sectors', 'sector-size', 'physical-sector
 
 /** A disk is not larger than what 53 bits of sectors hold: 4 ZiB. */
 const SECTORS_MAX = Number.MAX_SAFE_INTEGER;
-const SECTOR_SIZE_MAX = 65_536;
+/** A larger logical sector would not fit a page, and so not a request of whole pages. */
+const SECTOR_SIZE_MAX = PAGE_SIZE;
+const PHYSICAL_SECTOR_SIZE_MAX = 65_536;
 
 /** What the backend publishes with Connected. @throws ProtocolError for unusable properties. */
 export function parseBackendProperties(nodes: Nodes): BlockGeometry {
   const sectorSize = requireDecimal(nodes, 'sector-size', 512, SECTOR_SIZE_MAX);
   if (!isPowerOfTwo(sectorSize)) throw new ProtocolError(`node 'sector-size' is ${sectorSize}, not a power of two`);
-  const physicalSectorSize = optionalDecimal(nodes, 'physical-sector-size', 512, SECTOR_SIZE_MAX, sectorSize);
+  const physicalSectorSize = optionalDecimal(nodes, 'physical-sector-size', 512, PHYSICAL_SECTOR_SIZE_MAX, sectorSize);
   return {
     sectors: requireDecimal(nodes, 'sectors', 0, SECTORS_MAX),
     sectorSize,

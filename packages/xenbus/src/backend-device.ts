@@ -113,7 +113,7 @@ export class BackendDevice {
   }
 
   async #reconcile(): Promise<void> {
-    for (;;) {
+    while (!this.#reconciler.stopped) {
       const own = await this.#own.ownState();
       this.#state = own;
       const nodes = own === undefined ? {} : await this.#own.read(['frontend', 'online']);

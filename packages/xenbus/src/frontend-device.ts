@@ -138,7 +138,7 @@ export class FrontendDevice {
   }
 
   async #reconcile(): Promise<void> {
-    for (;;) {
+    while (!this.#reconciler.stopped) {
       const [own, peer] = await Promise.all([this.#own.ownState(), this.#backend.peerState()]);
       const view = { own, peer, published: this.#published, failed: this.#failure !== undefined };
       const action = frontendAction(view, this.#cycle);

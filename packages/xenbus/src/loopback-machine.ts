@@ -5,6 +5,7 @@
 import {
   type DomainIdentity,
   domid,
+  ErrnoError,
   type EventPort,
   eventPort,
   grantReference,
@@ -80,6 +81,7 @@ export class LoopbackMachine {
   /** Creates a guest with its home in the store, as libxl lays it out; it runs once {@link openLoopbackGuest} is called. */
   async createGuest(name: string): Promise<DomainIdentity> {
     const guest = this.hypervisor.createDomain();
+    this.#guests.set(guest.domid, guest);
     const { gfn, port } = this.hypervisor.buildStoreRing(guest, domid(0));
     const home = homePath(guest.domid);
     const guestReads = permissions(0, [{ domid: guest.domid, access: 'read' }]);
@@ -96,7 +98,6 @@ export class LoopbackMachine {
       }
     });
     await this.client.introduce(guest.domid, gfn, port);
-    this.#guests.set(guest.domid, guest);
     return guest;
   }
 
@@ -142,7 +143,8 @@ async function backendsOf(tx: NodeOperations, { domid: id }: DomainIdentity): Pr
 export function openLoopbackGuest(handle: LoopbackGuestHandle, observe?: Observer): LoopbackGuest {
   const hypervisor = LoopbackHypervisor.attach(handle.machine, observe);
   const identity = hypervisor.identify(domid(handle.domid));
-  if (identity === undefined) throw new Error(`domain ${handle.domid} is gone`);
+  if (identity === undefined)
+    throw new ErrnoError('ESRCH', 'running a guest', { instance: hypervisor.instance, domid: handle.domid });
   const platform = hypervisor.openPlatform(identity);
   const { pages, port } = platform.openStoreRing();
   const { runtime, events } = platform;
@@ -182,21 +184,6 @@ class LoopbackDomainHost implements DomainHost {
       pages.unmap();
       throw error;
     }
-    return new MappedRingTransport({ role: 'server', pages, events, port: bound, runtime }, () => pages.unmap());
-  }
-}
-
-/** A server's ring transport that owns its mapping. */
-class MappedRingTransport extends RingTransport {
-  readonly #unmap: () => void;
-
-  constructor(options: ConstructorParameters<typeof RingTransport>[0], unmap: () => void) {
-    super(options);
-    this.#unmap = unmap;
-  }
-
-  override close(): void {
-    super.close();
-    this.#unmap();
+    return new RingTransport({ role: 'server', pages, events, port: bound, runtime, release: () => pages.unmap() });
   }
 }

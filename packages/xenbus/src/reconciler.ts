@@ -41,6 +41,11 @@ export class Reconciler {
     return this.#again;
   }
 
+  /** Whether {@link stop} was called: a step that loops ends then, or a peer that changes its state for ever would hold it. */
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
   /** Starts no further step and waits for the one under way. Idempotent. */
   async stop(): Promise<void> {
     this.#stopped = true;
