@@ -18,6 +18,7 @@ import {
   parseBackendRequest,
   parseFrontendRing,
 } from './keys.ts';
+import { SECTOR_SIZE } from './protocol.ts';
 
 /** Opens the host device for a request of the toolstack. @throws an error of the family, for the log and the error node. */
 export type OpenBlockDevice = (request: BackendRequest, context: BackendDeviceContext) => Promise<BlockDevice>;
@@ -107,7 +108,7 @@ class BlockBackend implements BackendInstance {
   }
 
   status(): Record<string, number | string> {
-    const bytes = (this.#device?.geometry.sectors ?? 0) * 512;
+    const bytes = (this.#device?.geometry.sectors ?? 0) * SECTOR_SIZE;
     return { target: this.#target, bytes, ...this.#queue?.counters, in_flight: this.#queue?.inFlight ?? 0 };
   }
 

@@ -1,5 +1,13 @@
 /** The xenstore nodes of the block class (`xen/include/public/io/blkif.h`), as records. Pure. */
-import { type EventPort, eventPort, type GrantReference, grantReference, PAGE_SIZE, ProtocolError } from '@pvkit/ring';
+import {
+  EVTCHN_NR_CHANNELS,
+  type EventPort,
+  eventPort,
+  type GrantReference,
+  grantReference,
+  PAGE_SIZE,
+  ProtocolError,
+} from '@pvkit/ring';
 import { type Nodes, optionalDecimal, quote, requireDecimal } from '@pvkit/xenbus';
 import type { BlockGeometry } from './device.ts';
 import { VDISK_READONLY, XEN_IO_PROTO_ABI_ARM, XEN_IO_PROTO_ABI_X86_64 } from './protocol.ts';
@@ -31,7 +39,7 @@ export function parseFrontendRing(nodes: Nodes): FrontendRing {
   return {
     // Reference 0 is reserved: every peer takes it for a missing one.
     ringReference: grantReference(requireDecimal(nodes, 'ring-ref', 1, 0xffff_ffff)),
-    eventChannel: eventPort(requireDecimal(nodes, 'event-channel', 1, (1 << 17) - 1)),
+    eventChannel: eventPort(requireDecimal(nodes, 'event-channel', 1, EVTCHN_NR_CHANNELS - 1)),
   };
 }
 

@@ -2,10 +2,11 @@
  * Serves every backend device of some classes: discovers directories below `backend/<class>` of our domain, however and
  * in whatever order they appear, and gives each a {@link BackendDevice}.
  */
-import { type DomainIdentity, type Domid, isDomid, type Platform } from '@pvkit/ring';
+import { DOMID_FIRST_RESERVED, type DomainIdentity, type Domid, isDomid, type Platform } from '@pvkit/ring';
 import type { WatchHandle, XenstoreClient } from '@pvkit/xenstore';
 import { BackendDevice, type BackendDriver } from './backend-device.ts';
 import { parseDecimal } from './keys.ts';
+import { homePath } from './toolstack.ts';
 
 export interface BackendBusOptions {
   readonly client: XenstoreClient;
@@ -61,7 +62,7 @@ export class BackendBus {
   }
 
   #root(driver: BackendDriver): string {
-    return `/local/domain/${this.#options.platform.identity.domid}/backend/${driver.deviceClass}`;
+    return `${homePath(this.#options.platform.identity.domid)}/backend/${driver.deviceClass}`;
   }
 
   #look(driver: BackendDriver, root: string, path: string): void {
@@ -96,7 +97,7 @@ export class BackendBus {
     const path = `${root}/${domidText}/${devidText}`;
     let device = this.#devices.get(path);
     if (device === undefined) {
-      const domid = parseDecimal(domidText, 0, 0x7fef);
+      const domid = parseDecimal(domidText, 0, DOMID_FIRST_RESERVED - 1);
       const devid = parseDecimal(devidText, 0, 0x7fff_ffff);
       if (domid === undefined || devid === undefined || !isDomid(domid)) return;
       const { client, platform, identify } = this.#options;

@@ -7,6 +7,7 @@ import { type Nodes, quote } from './keys.ts';
 import { type BackendLifeCycle, backendAction } from './life-cycle.ts';
 import { Reconciler } from './reconciler.ts';
 import { stateName, XenbusState } from './state.ts';
+import { homePath } from './toolstack.ts';
 
 /** Where a backend device stands and what it may use. */
 export interface BackendDeviceContext {
@@ -230,8 +231,7 @@ export class BackendDevice {
     if (path === this.#frontendPath || path === undefined) return;
     await this.#unwatch();
     this.#frontendPath = undefined;
-    const { domid } = this.context.frontend;
-    if (!path.startsWith(`/local/domain/${domid}/`)) {
+    if (!path.startsWith(`${homePath(this.context.frontend.domid)}/`)) {
       this.#observe('foreign-frontend', { path: quote(path) });
       return;
     }
@@ -252,7 +252,7 @@ export class BackendDevice {
   }
 
   #home(): string {
-    return `/local/domain/${this.context.platform.identity.domid}`;
+    return homePath(this.context.platform.identity.domid);
   }
 
   #observe(event: string, facts: Record<string, unknown>): void {

@@ -1,5 +1,5 @@
 /** One frontend device: looks at its nodes and its backend's and does what the life cycle says. Free of `node:` modules. */
-import { ConfigurationError, type Domid, ErrnoError, isDomid, type Platform } from '@pvkit/ring';
+import { ConfigurationError, DOMID_FIRST_RESERVED, type Domid, ErrnoError, isDomid, type Platform } from '@pvkit/ring';
 import type { WatchHandle, XenstoreClient } from '@pvkit/xenstore';
 import { DeviceNodes } from './device-nodes.ts';
 import { type Nodes, requireDecimal } from './keys.ts';
@@ -69,7 +69,8 @@ export class FrontendDevice {
 
   /**
    * Finds the backend in our directory, connects to it and resolves once the device is usable.
-   * @throws ConfigurationError when there is no such device; ErrnoError `ENODEV` when it closes instead of connecting.
+   * @throws ConfigurationError when there is no such device; ProtocolError for one whose `backend-id` is no number;
+   * ErrnoError `ENODEV` when it closes instead of connecting, `ETIMEDOUT` when it keeps a predecessor's connection.
    */
   static async connect(
     { client, platform, path }: { client: XenstoreClient; platform: Platform; path: string },
@@ -79,7 +80,7 @@ export class FrontendDevice {
     const nodes = await new DeviceNodes(client, path).read(['backend', 'backend-id', 'state']);
     if (nodes.backend === undefined || nodes.state === undefined)
       throw new ConfigurationError(`there is no device at '${path}' of this domain`, platform.identity);
-    const backend = requireDecimal(nodes, 'backend-id', 0, 0x7fef);
+    const backend = requireDecimal(nodes, 'backend-id', 0, DOMID_FIRST_RESERVED - 1);
     if (!isDomid(backend)) throw new ConfigurationError(`backend-id ${backend} of '${path}' is no domain`);
     const context = { client, platform, path, backend };
     const device = new FrontendDevice(context, nodes.backend, cycle, create(context));

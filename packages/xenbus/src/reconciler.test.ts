@@ -112,3 +112,16 @@ it('may be stopped from within its own step, without waiting for itself', async 
   await reconciler.stop();
   expect(runs).toBe(1);
 });
+
+it('tells a step that would loop for ever that it was stopped', async () => {
+  let rounds = 0;
+  const reconciler: Reconciler = new Reconciler(
+    async () => {
+      for (; !reconciler.stopped; rounds++) await new Promise((resolve) => void setImmediate(resolve));
+    },
+    () => {},
+  );
+  reconciler.look();
+  await reconciler.stop();
+  expect(rounds).toBe(1);
+});

@@ -59,8 +59,6 @@ export interface RingTransportOptions {
   /** Bound to the other end's port. Closed by `close()`. */
   readonly port: EventPort;
   readonly runtime: Runtime;
-  /** For the server: what it writes to `server_features`. Default: the error indicator. */
-  readonly serverFeatures?: number;
   /** Called once when the transport is closed and no longer touches the page: gives it back. */
   readonly release?: () => void;
 }
@@ -107,10 +105,7 @@ export class RingTransport implements MessageTransport {
     this.#consumed = this.#pages.load32(this.#input.consumer);
     this.#produced = this.#pages.load32(this.#output.producer);
     if (!server) return;
-    this.#pages.store32(
-      XenstoreDomainInterface.server_features,
-      options.serverFeatures ?? XENSTORE_SERVER_FEATURE_ERROR,
-    );
+    this.#pages.store32(XenstoreDomainInterface.server_features, XENSTORE_SERVER_FEATURE_ERROR);
     this.#pages.store32(XenstoreDomainInterface.error, XENSTORE_ERROR_NONE);
     // Somebody else may have marked the page as waiting for a server (dom0less guests).
     if (this.#pages.load32(XenstoreDomainInterface.connection) === XENSTORE_RECONNECT)
