@@ -141,6 +141,14 @@ describe('with a backend queue', () => {
 });
 
 /** A backend that answers by hand. */
+it('fails what was asked of it when its platform is closed in the same turn', async () => {
+  const read = queue.read(0, IoVector.of(new Uint8Array(512)));
+  pair.frontend.close();
+  await expect(read).rejects.toThrow('GNTST_bad_handle');
+  expect(failures).toHaveLength(1);
+  expect(() => queue.close(new Error('again'))).not.toThrow();
+});
+
 describe('a shared buffer', () => {
   const transfer = (buffer: Uint8Array, offset: number, length: number): IoVector => {
     const vector = new IoVector();

@@ -97,7 +97,11 @@ export class FrontendQueue {
   #closed: Error | undefined;
   readonly #push = (): void => {
     this.#pushScheduled = false;
-    if (this.#closed === undefined && this.#ring.push()) this.#options.platform.events.notify(this.port);
+    if (this.#closed !== undefined) return;
+    // Guarded, for the platform may have been closed since: in a microtask nobody would catch that.
+    this.#guard(() => {
+      if (this.#ring.push()) this.#options.platform.events.notify(this.port);
+    });
   };
 
   constructor(options: FrontendQueueOptions) {
@@ -311,7 +315,7 @@ export class FrontendQueue {
     return has;
   }
 
-  /** Runs work on the ring; a backend that breaks the protocol ends this queue. */
+  /** Runs work on the ring; a backend that breaks the protocol, or a platform that is gone, ends this queue. */
   #guard(work: () => void): void {
     try {
       work();

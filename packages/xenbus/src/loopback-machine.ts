@@ -146,9 +146,15 @@ export function openLoopbackGuest(handle: LoopbackGuestHandle, observe?: Observe
   if (identity === undefined)
     throw new ErrnoError('ESRCH', 'running a guest', { instance: hypervisor.instance, domid: handle.domid });
   const platform = hypervisor.openPlatform(identity);
-  const { pages, port } = platform.openStoreRing();
   const { runtime, events } = platform;
-  const transport = new RingTransport({ role: 'domain', pages, events, port, runtime });
+  let ring: ReturnType<LoopbackPlatform['openStoreRing']>;
+  try {
+    ring = platform.openStoreRing();
+  } catch (error) {
+    platform.close();
+    throw error;
+  }
+  const transport = new RingTransport({ role: 'domain', ...ring, events, runtime });
   const client = new XenstoreClient(transport, runtime, { instance: identity.instance, domid: identity.domid });
   return {
     platform,
