@@ -2,6 +2,7 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { without } from '../../packages/xenstore/src/testing/peers.ts';
 import { debian, environmentOf, outputOf, pvkit, Running, temporaryDirectory } from './pvkit.ts';
 
 let directory = '';
@@ -41,7 +42,7 @@ disk = ["vdev=xvda,target=${image('c')}"]
 const connected = (guest: string, devid: number): Promise<void> =>
   host.says(new RegExp(`"path":"device/vbd/${devid}".*"msg":"guest ${guest}: connected"`));
 
-describe('pvkit host', () => {
+describe.skipIf(without('xenstore-utils', '/usr/bin/xenstore-read'))('pvkit host', () => {
   it('serves the disks of its configuration file, and closes in order on SIGTERM', async () => {
     expect(await outputOf(pvkit(['block-list', 'first'], env))).toBe(
       [

@@ -96,10 +96,15 @@ class BlockBackend implements BackendInstance {
     const { events } = this.#context.platform;
     await this.#queue?.close();
     this.#queue = undefined;
-    if (this.#port !== undefined) events.close(this.#port);
+    const port = this.#port;
+    const ring = this.#ring;
     this.#port = undefined;
-    this.#ring?.unmap();
     this.#ring = undefined;
+    try {
+      if (port !== undefined) events.close(port);
+    } finally {
+      ring?.unmap();
+    }
   }
 
   async close(): Promise<void> {

@@ -32,17 +32,45 @@ const LEVELS: Readonly<Record<string, LogLevel>> = {
   'xenstored.released': 'info',
 };
 
+/** Entries of one event that one domain can cause in a while: a guest must not fill a log. */
+const ENTRIES_MAX = 20;
+const WHILE_MS = 10_000;
+
+interface Budget {
+  since: number;
+  entries: number;
+}
+
 /**
  * Publishes every event on the diagnostics channel `pvkit:<event>` and writes it to the log: the facts first, the event's
- * name as the message.
+ * name as the message. Of what one domain causes again and again, the log has the first of each while and then a count.
  */
-export function logObserver(log: Logger): Observer {
+export function logObserver(log: Logger, now: () => number = () => performance.now()): Observer {
+  const budgets = new Map<string, Budget>();
+  /** How many entries were left out before this one; undefined when this one is to be left out too. */
+  const omitted = (event: string, domid: unknown): number | undefined => {
+    const key = `${event}/${String(domid)}`;
+    const budget = budgets.get(key);
+    if (budget === undefined || now() - budget.since >= WHILE_MS) {
+      budgets.set(key, { since: now(), entries: 1 });
+      return Math.max((budget?.entries ?? 0) - ENTRIES_MAX, 0);
+    }
+    budget.entries++;
+    return budget.entries <= ENTRIES_MAX ? 0 : undefined;
+  };
   return (event, facts) => {
     const listeners = channel(`pvkit:${event}`);
     if (listeners.hasSubscribers) listeners.publish(facts);
     const level = LEVELS[event] ?? (event.startsWith('xenstored.') ? 'trace' : 'debug');
     if (level === 'silent' || !log.isLevelEnabled(level)) return;
+    const before = facts.domid === undefined ? 0 : omitted(event, facts.domid);
+    if (before === undefined) return;
     const { error, ...rest } = facts;
-    log[level](error === undefined ? rest : { ...rest, err: error }, event);
+    const entry = {
+      ...rest,
+      ...(before > 0 ? { omitted: before } : {}),
+      ...(error === undefined ? {} : { err: error }),
+    };
+    log[level](entry, event);
   };
 }

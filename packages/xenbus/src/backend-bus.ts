@@ -5,7 +5,7 @@
 import { DOMID_FIRST_RESERVED, type DomainIdentity, type Domid, isDomid, type Platform } from '@pvkit/ring';
 import type { WatchHandle, XenstoreClient } from '@pvkit/xenstore';
 import { BackendDevice, type BackendDriver } from './backend-device.ts';
-import { parseDecimal } from './keys.ts';
+import { DEVID_MAX, parseDecimal } from './keys.ts';
 import { homePath } from './toolstack.ts';
 
 export interface BackendBusOptions {
@@ -98,7 +98,7 @@ export class BackendBus {
     let device = this.#devices.get(path);
     if (device === undefined) {
       const domid = parseDecimal(domidText, 0, DOMID_FIRST_RESERVED - 1);
-      const devid = parseDecimal(devidText, 0, 0x7fff_ffff);
+      const devid = parseDecimal(devidText, 0, DEVID_MAX);
       if (domid === undefined || devid === undefined || !isDomid(domid)) return;
       const { client, platform, identify } = this.#options;
       const frontend = identify?.(domid) ?? { instance: platform.identity.instance, domid, generation: 0 };

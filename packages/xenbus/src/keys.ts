@@ -1,6 +1,9 @@
 /** Typed reading of nodes. The other side writes them, so a value is a strict decimal in its range, or refused by name. */
 import { ProtocolError } from '@pvkit/ring';
 
+/** Device ids are non-negative 32-bit integers (`libxl_devid`). */
+export const DEVID_MAX = 0x7fff_ffff;
+
 /** The text of nodes below one directory, by relative path; absent nodes are undefined. */
 export type Nodes = Readonly<Record<string, string | undefined>>;
 

@@ -2,10 +2,10 @@
  * What a toolstack does for a device: the pairs of directories with their permissions, as libxl makes them
  * (`tools/libs/light/libxl_device.c`), and their orderly removal.
  */
-import type { Domid } from '@pvkit/ring';
-import { ErrnoError } from '@pvkit/ring';
+import { DOMID_FIRST_RESERVED, type Domid, domid, ErrnoError } from '@pvkit/ring';
 import { type NodeOperations, type Permissions, permissions, type XenstoreClient } from '@pvkit/xenstore';
 import { DeviceNodes } from './device-nodes.ts';
+import { DEVID_MAX, parseDecimal } from './keys.ts';
 import { XenbusState } from './state.ts';
 
 /** A device to be made: whose, of which class, and the nodes that are particular to it. */
@@ -22,7 +22,7 @@ export interface DeviceDescription {
 
 export type DeviceAddress = Pick<DeviceDescription, 'deviceClass' | 'devid' | 'frontend' | 'backend'>;
 
-export const homePath = (domid: Domid): string => `/local/domain/${domid}`;
+export const homePath = (id: Domid): string => `/local/domain/${id}`;
 export const backendPath = ({ backend, deviceClass, frontend, devid }: DeviceAddress): string =>
   `${homePath(backend)}/backend/${deviceClass}/${frontend}/${devid}`;
 export const frontendPath = ({ deviceClass, frontend, devid }: DeviceAddress): string =>
@@ -65,6 +65,27 @@ export async function addDevice(client: XenstoreClient, device: DeviceDescriptio
     await makeDirectory(tx, libxlPath(device), permissions(0));
     await writeAll(tx, libxlPath(device), { backend: back, ...backendNodes });
   });
+}
+
+/**
+ * A domain's devices of one class, by the toolstack's own record below `/libxl`: the domain can write its own directory,
+ * so what that says of backends is not to be trusted (XSA-175).
+ */
+export async function listDevices(
+  client: XenstoreClient,
+  deviceClass: string,
+  frontend: Domid,
+): Promise<DeviceAddress[]> {
+  const record = `/libxl/${frontend}/device/${deviceClass}`;
+  const devices: DeviceAddress[] = [];
+  for (const name of (await client.directoryOptional(record)) ?? []) {
+    const devid = parseDecimal(name, 0, DEVID_MAX);
+    const path = (await client.readOptional(`${record}/${name}/backend`)) ?? '';
+    const backend = parseDecimal(/^\/local\/domain\/(\d+)\//.exec(path)?.[1] ?? '', 0, DOMID_FIRST_RESERVED - 1);
+    if (devid === undefined || backend === undefined) continue;
+    devices.push({ deviceClass, devid, frontend, backend: domid(backend) });
+  }
+  return devices;
 }
 
 export interface RemovalOptions {

@@ -1,12 +1,13 @@
 /** `pvkit block-attach`, `block-detach`, `block-list`: disks of running guests, on Xen and loopback alike. */
 import { diskDevice, parseDiskSpec, parseVdev } from '@pvkit/blkback';
-import { ConfigurationError, type Domid, domid, isDomid, standardRuntime } from '@pvkit/ring';
+import { ConfigurationError, type Domid, domid, standardRuntime } from '@pvkit/ring';
 import {
   addDevice,
   backendPath,
   type DeviceAddress,
   DeviceNodes,
   homePath,
+  listDevices,
   parseDecimal,
   removeDevice,
   stateName,
@@ -59,7 +60,7 @@ export async function detach(guest: string, vdev: string, options: ClientOptions
   if (devid === undefined) throw new ConfigurationError(`'${vdev}' is not a virtual device, for example xvda or 51712`);
   await withClient(options, async (client) => {
     const frontend = await findDomain(client, guest);
-    const device = (await disksOf(client, frontend)).find((found) => found.devid === devid);
+    const device = (await listDevices(client, 'vbd', frontend)).find((found) => found.devid === devid);
     if (device === undefined) throw new ConfigurationError(`guest ${guest} has no disk ${vdev}`);
     if (!(await removeDevice(client, device, TIMEOUT)))
       process.stderr.write(`the backend did not close disk ${vdev} within 10 s; its nodes were removed all the same\n`);
@@ -71,7 +72,7 @@ export async function listDisks(guest: string, options: ClientOptions): Promise<
   await withClient(options, async (client) => {
     const frontend = await findDomain(client, guest);
     process.stdout.write('Vdev   BE  state        target\n');
-    for (const device of await disksOf(client, frontend)) {
+    for (const device of await listDevices(client, 'vbd', frontend)) {
       const state = await new DeviceNodes(client, backendPath(device)).peerState();
       const target = (await client.readOptional(`${backendPath(device)}/params`)) ?? '';
       process.stdout.write(
@@ -79,18 +80,6 @@ export async function listDisks(guest: string, options: ClientOptions): Promise<
       );
     }
   });
-}
-
-async function disksOf(client: XenstoreClient, frontend: Domid): Promise<DeviceAddress[]> {
-  const root = `${homePath(frontend)}/device/vbd`;
-  const devices: DeviceAddress[] = [];
-  for (const name of (await client.directoryOptional(root)) ?? []) {
-    const devid = parseDecimal(name, 0, 0x7fff_ffff);
-    const backend = parseDecimal((await client.readOptional(`${root}/${name}/backend-id`)) ?? '', 0, 0x7fef);
-    if (devid === undefined || backend === undefined || !isDomid(backend)) continue;
-    devices.push({ deviceClass: 'vbd', devid, frontend, backend });
-  }
-  return devices;
 }
 
 /** A domain by number or by name. @throws ConfigurationError when there is none. */

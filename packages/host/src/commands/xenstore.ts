@@ -1,8 +1,7 @@
 /** `pvkit xenstore …`: looks into a store and changes it, as Debian's `xenstore-*` tools do. */
 import { ConfigurationError, standardRuntime } from '@pvkit/ring';
 import { permissionsFromStrings, permissionsToStrings, XenstoreClient, XenstoreError } from '@pvkit/xenstore';
-import { connectUnix } from '@pvkit/xenstore/unix';
-import { clientSocket } from '../paths.ts';
+import { connectStore } from '../paths.ts';
 
 export interface ClientOptions {
   readonly socket?: string;
@@ -10,7 +9,7 @@ export interface ClientOptions {
 
 /** Connects, runs `body`, disconnects. */
 export async function withClient<T>(options: ClientOptions, body: (client: XenstoreClient) => Promise<T>): Promise<T> {
-  const client = new XenstoreClient(await connectUnix(clientSocket(options.socket)), standardRuntime());
+  const client = new XenstoreClient(await connectStore(options.socket), standardRuntime());
   try {
     return await body(client);
   } finally {

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { without } from '../testing/peers.ts';
 import { ServerFixture } from '../testing/server-fixture.ts';
 import { listenUnix, type UnixListener } from '../transport/unix.ts';
 
@@ -67,7 +68,7 @@ function linesOf(process: ChildProcess): string[] {
   return lines;
 }
 
-describe('xen-utils', () => {
+describe.skipIf(without('xen-utils-4.17', TEST_XENSTORE))('xen-utils', () => {
   it('test-xenstore passes', async () => {
     const { status, output, errors } = await run(TEST_XENSTORE, ['-i', '50'], 'xen-utils-4.17');
     expect(`${output}${errors}`).not.toMatch(/fail/i);
@@ -79,7 +80,7 @@ describe('xen-utils', () => {
   });
 });
 
-describe('xenstore-utils', () => {
+describe.skipIf(without('xenstore-utils', '/usr/bin/xenstore-read'))('xenstore-utils', () => {
   it('xenstore-write, -read, -list and -exists', async () => {
     await outputOf('xenstore-write', '/t/a', 'one', '/t/b', 'two');
     expect(await outputOf('xenstore-read', '/t/a', '/t/b')).toBe('one\ntwo\n');
