@@ -7,7 +7,7 @@
  */
 import { constants, fdatasync, read, readSync, statfsSync, write, writeSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import { IoVector as IovecTable, readNoWait } from '@pvkit/linux';
+import { IovecTable, readNoWait } from '@pvkit/linux';
 import { ConfigurationError, ErrnoError } from '@pvkit/ring';
 import { type BlockDevice, type BlockGeometry, checkRequest, type IoVector } from './device.ts';
 import { SECTOR_SIZE } from './protocol.ts';

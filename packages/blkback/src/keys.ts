@@ -8,7 +8,7 @@ import {
   PAGE_SIZE,
   ProtocolError,
 } from '@pvkit/ring';
-import { type Nodes, optionalDecimal, quote, requireDecimal } from '@pvkit/xenbus';
+import { flag, type Nodes, optionalDecimal, quote, requireDecimal } from '@pvkit/xenbus';
 import type { BlockGeometry } from './device.ts';
 import { VDISK_READONLY, XEN_IO_PROTO_ABI_ARM, XEN_IO_PROTO_ABI_X86_64 } from './protocol.ts';
 
@@ -69,7 +69,7 @@ export function parseBackendProperties(nodes: Nodes): BlockGeometry {
     sectorSize,
     physicalSectorSize: physicalSectorSize % sectorSize === 0 ? physicalSectorSize : sectorSize,
     readOnly: (requireDecimal(nodes, 'info', 0, 0xffff_ffff) & VDISK_READONLY) !== 0,
-    flushable: optionalDecimal(nodes, 'feature-flush-cache', 0, 1, 0) === 1,
+    flushable: flag(nodes, 'feature-flush-cache'),
   };
 }
 

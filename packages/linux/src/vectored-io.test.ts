@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ErrnoError } from '@pvkit/ring';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { IOV_MAX, IoVector, readNoWait, readVector, writeVector } from './vectored-io.ts';
+import { IOV_MAX, IovecTable, readNoWait, readVector, writeVector } from './vectored-io.ts';
 
 const onLinux = process.platform === 'linux';
 const TMPFS_MAGIC = 0x0102_1994;
@@ -33,7 +33,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
 
   it('reads and writes parts in order, at their offsets', () => {
     const source = Buffer.from('0123456789abcdefghij');
-    const vector = new IoVector(3);
+    const vector = new IovecTable(3);
     vector.add(source, 10, 5);
     vector.add(source.subarray(5), 0, 0);
     vector.add(source.subarray(3), 2, 4);
@@ -54,7 +54,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
 
   it('reads fewer bytes at the end of the file, and none beyond', () => {
     const target = Buffer.alloc(64);
-    const vector = new IoVector(1);
+    const vector = new IovecTable(1);
     vector.add(target, 0, 64);
     expect(readVector(fd, vector, 105)).toBe(4);
     expect(readVector(fd, vector, 10_000)).toBe(0);
@@ -63,7 +63,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
 
   it('reaches beyond 4 GiB in a sparse file, whose holes read as zeros', () => {
     const position = 2 ** 40 + 7;
-    const vector = new IoVector(1);
+    const vector = new IovecTable(1);
     vector.add(Buffer.from('far away'), 0, 8);
     expect(writeVector(fd, vector, position)).toBe(8);
     const target = Buffer.alloc(16, 1);
@@ -79,7 +79,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
     writeSync(fd, Buffer.alloc(8192, 7), 0, 8192, 0);
     fdatasyncSync(fd);
     const target = Buffer.alloc(4096);
-    const vector = new IoVector(1);
+    const vector = new IovecTable(1);
     vector.add(target, 0, 4096);
     expect(readVector(fd, vector, 1024)).toBe(4096);
     target.fill(0);
@@ -94,7 +94,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
     const tmpfs = openSync(path, 'w+');
     try {
       writeSync(tmpfs, 'some data');
-      const vector = new IoVector(1);
+      const vector = new IovecTable(1);
       vector.add(new Uint8Array(4), 0, 4);
       expect(['unsupported', 4]).toContain(readNoWait(tmpfs, vector, 0)); // newer kernels can
       expect(readVector(tmpfs, vector, 0)).toBe(4);
@@ -106,7 +106,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
 
   it('goes on after a part of it was done', () => {
     const text = Buffer.from('the quick brown fox jumps over the lazy dog');
-    const vector = new IoVector(4);
+    const vector = new IovecTable(4);
     for (const [offset, length] of [
       [4, 6],
       [10, 6],
@@ -131,7 +131,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
   it('reads into shared memory and into views that do not start at 0', () => {
     const shared = new SharedArrayBuffer(32);
     const view = new Uint8Array(shared, 8, 16);
-    const vector = new IoVector(1);
+    const vector = new IovecTable(1);
     vector.add(view, 4, 9);
     writeSync(fd, 'shared it', 700);
     expect(readVector(fd, vector, 700)).toBe(9);
@@ -139,7 +139,7 @@ describe.runIf(onLinux)('vectored I/O', () => {
   });
 
   it('refuses what is outside', () => {
-    const vector = new IoVector(2);
+    const vector = new IovecTable(2);
     const array = new Uint8Array(16);
     expect(() => vector.add(array, 10, 7)).toThrow(RangeError);
     expect(() => vector.add(array, -1, 2)).toThrow(RangeError);
@@ -152,12 +152,12 @@ describe.runIf(onLinux)('vectored I/O', () => {
       expect(() => readNoWait(fd, vector, position)).toThrow(RangeError);
       expect(() => writeVector(fd, vector, position)).toThrow(RangeError);
     }
-    for (const capacity of [0, IOV_MAX + 1, 1.5]) expect(() => new IoVector(capacity)).toThrow(RangeError);
+    for (const capacity of [0, IOV_MAX + 1, 1.5]) expect(() => new IovecTable(capacity)).toThrow(RangeError);
   });
 
   it('names the errno of a failure', () => {
     const readOnly = openSync(join(directory, 'file'), 'r');
-    const vector = new IoVector(1);
+    const vector = new IovecTable(1);
     vector.add(new Uint8Array(4), 0, 4);
     const failure = (action: () => unknown) => {
       try {

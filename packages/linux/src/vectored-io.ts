@@ -13,7 +13,7 @@ const IOVEC_WORDS = 4;
 const IOVEC_SIZE = 16;
 
 /** A list of parts of buffers, to be read into or written from in order; cleared and filled again for each call. */
-export class IoVector {
+export class IovecTable {
   readonly capacity: number;
   readonly #words: Uint32Array;
   readonly #tableAddress: number;
@@ -95,7 +95,7 @@ export class IoVector {
  * `would-block` when the first is not cached; `unsupported` when this file system cannot tell (tmpfs, ramfs).
  * @throws ErrnoError for any other failure; RangeError unless `position` is an integer from 0 to 2^53 - 1.
  */
-export function readNoWait(fd: number, vector: IoVector, position: number): number | 'would-block' | 'unsupported' {
+export function readNoWait(fd: number, vector: IovecTable, position: number): number | 'would-block' | 'unsupported' {
   checkPosition(position);
   const bytes = libc().preadv2(fd, vector.address, vector.count, position, RWF_NOWAIT);
   if (bytes >= 0) return bytes;
@@ -116,7 +116,7 @@ export function readNoWait(fd: number, vector: IoVector, position: number): numb
  * @returns the bytes read, fewer than asked at the end of the file.
  * @throws ErrnoError; RangeError unless `position` is an integer from 0 to 2^53 - 1.
  */
-export function readVector(fd: number, vector: IoVector, position: number): number {
+export function readVector(fd: number, vector: IovecTable, position: number): number {
   checkPosition(position);
   for (;;) {
     const bytes = libc().preadv2(fd, vector.address, vector.count, position, 0);
@@ -131,7 +131,7 @@ export function readVector(fd: number, vector: IoVector, position: number): numb
  * @returns the bytes written, which may be fewer than asked.
  * @throws ErrnoError; RangeError unless `position` is an integer from 0 to 2^53 - 1.
  */
-export function writeVector(fd: number, vector: IoVector, position: number): number {
+export function writeVector(fd: number, vector: IovecTable, position: number): number {
   checkPosition(position);
   for (;;) {
     const bytes = libc().pwritev2(fd, vector.address, vector.count, position, 0);

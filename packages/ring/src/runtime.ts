@@ -29,9 +29,9 @@ export interface Runtime {
 
 /** The globals that {@link standardRuntime} takes; Node, browsers, Deno and Bun have all of them. */
 interface StandardGlobals {
-  readonly setTimeout: (callback: () => void, milliseconds: number) => unknown;
-  readonly clearTimeout: (handle: unknown) => void;
-  readonly setImmediate?: (callback: () => void) => unknown;
+  setTimeout(callback: () => void, milliseconds: number): unknown;
+  clearTimeout(handle: unknown): void;
+  setImmediate?(callback: () => void): unknown;
   readonly performance: { now(): number };
   readonly TextEncoder: new () => { encode(text: string): Uint8Array };
   readonly TextDecoder: new () => { decode(bytes: Uint8Array): string };
@@ -39,7 +39,7 @@ interface StandardGlobals {
 
 /** A runtime made of the engine's own globals. A running timer holds a Node process open. */
 export function standardRuntime(observe?: Observer): Runtime {
-  const globals = globalThis as unknown as StandardGlobals;
+  const globals: StandardGlobals = globalThis;
   const encoder = new globals.TextEncoder();
   const decoder = new globals.TextDecoder();
   return {

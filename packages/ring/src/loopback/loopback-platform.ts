@@ -359,6 +359,6 @@ interface WaitAsyncResult {
   readonly value: PromiseLike<string>;
 }
 /** ECMAScript 2024's, in every engine that Node 20 and later have. */
-const { waitAsync } = Atomics as unknown as {
+const { waitAsync } = Atomics as typeof Atomics & {
   waitAsync(words: Int32Array, index: number, value: number): WaitAsyncResult;
 };
