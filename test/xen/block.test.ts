@@ -13,6 +13,9 @@ beforeAll(async () => {
   lab = await sharedLab();
 });
 
+/** For a guest's whole life, on a machine that is busy with other things too. */
+const SLOW_MS = 240_000;
+
 const disk = (target: string, access = 'rw') =>
   `format=raw,vdev=xvda,access=${access},script=/bin/true,target=${target}`;
 
@@ -59,7 +62,7 @@ describe("pvkit's backend in Dom0", () => {
         head -c 7000001 /dev/urandom >new && sha256sum new && rm folder/file3 && mkdir made && sync
         cd / && umount /mnt`,
     });
-    const result = await guest.wait();
+    const result = await guest.wait(SLOW_MS);
     expect(result.status, result.console).toBe(0);
     expect(result.output).toContain(sums);
     const after = await lab.sh(`/sbin/e2fsck -fn ${image} >&2
@@ -84,7 +87,7 @@ describe("pvkit's backend in Dom0", () => {
       script: `modprobe xen-blkfront; until [ -b /dev/xvda ]; do sleep 0.1; done
         cat /sys/block/xvda/ro; /bin/dd if=/dev/zero of=/dev/xvda bs=4096 count=1 oflag=direct 2>/dev/null; echo dd $?`,
     });
-    const result = await guest.wait();
+    const result = await guest.wait(SLOW_MS);
     expect(result.output).toBe('1\ndd 1\n');
     expect(await lab.sh('sha256sum </tmp/ro.img; rm /tmp/ro.img')).toBe(before);
   });
@@ -103,7 +106,7 @@ describe("pvkit's backend in Dom0", () => {
     await guest.waitForConsole(/used/);
     expect(await lab.sh('pvkit block-list hotplug')).toMatch(/51728 +0 +Connected +\/tmp\/hot\.img/);
     await lab.sh('pvkit block-detach hotplug xvdb');
-    const result = await guest.wait();
+    const result = await guest.wait(SLOW_MS);
     expect(result.output).toContain('file1\nfile2\nfile3\nfile4\nfile5\nused\ngone\n');
     await lab.sh('rm /tmp/hot.img');
   });
@@ -163,7 +166,7 @@ async function readThroughOurFrontend(name: string, xlDisk: string, device: stri
     script: `modprobe xen-evtchn; modprobe xen-gntdev; modprobe xen-gntalloc
       node /opt/program/main.js device/vbd/51712 write`,
   });
-  const result = await guest.wait(180_000);
+  const result = await guest.wait(SLOW_MS);
   expect(result.status, result.console).toBe(0);
   const [read, written, usage] = result.output.trim().split('\n');
   expect(JSON.parse(read ?? '')).toEqual({
