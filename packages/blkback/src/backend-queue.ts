@@ -8,6 +8,7 @@
 import {
   BackRing,
   type Domid,
+  EventDamper,
   type EventPort,
   GrantCopyBatch,
   type GrantReference,
@@ -42,10 +43,6 @@ import {
 
 /** Milliseconds that one queue may work before other devices of its thread get a turn. */
 const TURN_MS = 2;
-
-/** Events in a row that may find nothing to do before their port rests, masked, for 1 ms, 2 ms, … (XSA-332). */
-const SPURIOUS_MAX = 32;
-const REST_MS_MAX = 32;
 
 /** Plain counters, named as Linux's blkback names them in sysfs where it has them. */
 export interface BackendCounters {
@@ -99,7 +96,7 @@ export class BackendQueue {
   readonly #copies: GrantCopyBatch;
   readonly #inPlaceReads: InPlaceReads | undefined;
   readonly #poll: PollBeforeSleep;
-  #spuriousInARow = 0;
+  readonly #damper: EventDamper;
   #responses = 0;
   #scheduled = false;
   #flushing = false;
@@ -116,6 +113,7 @@ export class BackendQueue {
 
   constructor(options: BackendQueueOptions) {
     this.#options = options;
+    this.#damper = new EventDamper(options.platform.runtime);
     this.#poll = new PollBeforeSleep(options.platform, {
       ready: () => this.#hasRequests(),
       expecting: () => true,
@@ -173,20 +171,13 @@ export class BackendQueue {
         if (runtime.now() >= end) return this.#schedule();
       } while (this.#ring.hasRequests());
       if (worked) {
-        this.#spuriousInARow = 0;
+        this.#damper.worked();
         this.#poll.idle();
-      } else if (event) this.#spurious();
-      else this.#sleep();
+      } else if (event) {
+        this.#damper.empty(() => this.#sleep());
+        this.counters.spurious = this.#damper.spurious;
+      } else this.#sleep();
     });
-  }
-
-  /** An event that found nothing: legal, but a storm of them must not keep this thread from its other guests. */
-  #spurious(): void {
-    this.counters.spurious++;
-    this.#spuriousInARow++;
-    const excess = this.#spuriousInARow - SPURIOUS_MAX;
-    if (excess > 0) this.#options.platform.runtime.timer(Math.min(2 ** (excess - 1), REST_MS_MAX), () => this.#sleep());
-    else this.#sleep();
   }
 
   /** Asks for an event, unless there is work after all. */

@@ -7,6 +7,7 @@ import {
   type Domid,
   ErrnoError,
   type ErrorContext,
+  EventDamper,
   type EventPort,
   FrontRing,
   type GrantedPages,
@@ -82,6 +83,7 @@ export class FrontendQueue {
   readonly #dataPages: GrantedPages;
   readonly #ring: FrontRing;
   readonly #poll: PollBeforeSleep;
+  readonly #damper: EventDamper;
   readonly #slots: Slot[] = [];
   readonly #free: number[] = [];
   /** Calls not wholly on the ring yet; `#head` is the first of them. */
@@ -126,13 +128,14 @@ export class FrontendQueue {
       this.#ringPages.endAccess();
       throw error;
     }
+    this.#damper = new EventDamper(platform.runtime);
     this.#poll = new PollBeforeSleep(platform, {
       ready: () => this.#hasResponses(),
       expecting: () => this.#ring.inFlight > 0,
-      work: () => this.#turn(),
+      work: () => this.#turn(false),
       sleep: () => this.#sleep(),
     });
-    platform.events.listen(this.port, () => this.#turn());
+    platform.events.listen(this.port, () => this.#turn(true));
   }
 
   /** `ring-ref` of this queue. */
@@ -289,12 +292,19 @@ export class FrontendQueue {
     }
   }
 
-  #turn(): void {
+  #turn(event: boolean): void {
     if (this.#closed !== undefined) return;
     this.#guard(() => {
-      while (this.#ring.take(this.#responseWords)) this.#complete();
+      let worked = false;
+      while (this.#ring.take(this.#responseWords)) {
+        this.#complete();
+        worked = true;
+      }
       this.#submit();
-      this.#poll.idle();
+      if (worked || !event) {
+        this.#damper.worked();
+        this.#poll.idle();
+      } else this.#damper.empty(() => this.#sleep());
     });
   }
 
@@ -302,7 +312,7 @@ export class FrontendQueue {
   #sleep(): void {
     if (this.#closed !== undefined) return;
     this.#guard(() => {
-      if (this.#ring.finalCheck()) this.#turn();
+      if (this.#ring.finalCheck()) this.#turn(false);
       else this.#options.platform.events.unmask(this.port);
     });
   }

@@ -1,4 +1,5 @@
 export * from './errors.ts';
+export * from './event-damper.ts';
 export * from './grant-copy.ts';
 export * from './identity.ts';
 export * from './paged-memory.ts';
