@@ -111,6 +111,16 @@ describe("pvkit's backend in Dom0", () => {
     await lab.sh('rm /tmp/hot.img');
   });
 
+  it('says why a disk is not served, to the toolstack and in its error node', async () => {
+    await expect(
+      lab.createGuest({ name: 'no-image', type: 'pv', disks: [disk('/tmp/none.img')], script: 'true' }),
+    ).rejects.toThrow();
+    await host.waitForOutput(/disk image '\/tmp\/none\.img' can't be opened: ENOENT/);
+    expect(await lab.sh('xenstore-ls -f /local/domain/0/error')).toContain(
+      "error = \"22 disk image '/tmp/none.img' can't be opened: ENOENT\"",
+    );
+  });
+
   it('lets go of a guest that is destroyed in the middle of its I/O', async () => {
     await lab.sh('/bin/dd if=/dev/zero of=/tmp/busy.img bs=1M count=16 2>/dev/null');
     const guest = await lab.createGuest({

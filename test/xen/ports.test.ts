@@ -18,3 +18,13 @@ it('pass every check of theirs in Dom0', async () => {
   expect(result.status, result.stdout + result.stderr).toBe(0);
   expect(lines.length).toBeGreaterThan(10);
 });
+
+it('name the module that is missing before a guest has to wait for it', async () => {
+  await lab.sh('mv /dev/xen/gntdev /dev/xen/away'); // the module itself is in use, by xenconsoled
+  try {
+    const { status, stderr } = await lab.run('pvkit host');
+    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('modprobe xen-gntdev') });
+  } finally {
+    await lab.sh('mv /dev/xen/away /dev/xen/gntdev');
+  }
+});

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { blockBackendDriver } from '@pvkit/blkback';
 import { FileDevice } from '@pvkit/blkback/file';
-import { isXenDomain, openXenbusTransport, openXenPlatform } from '@pvkit/linux';
+import { isXenDomain, missingDevices, openXenbusTransport, openXenPlatform } from '@pvkit/linux';
 import {
   type DomainIdentity,
   type Domid,
@@ -33,9 +33,12 @@ export function openInstance(choice: InstanceChoice, observe: Observer): Promise
   return xen ? openXenInstance(observe) : openLoopbackInstance('host', observe);
 }
 
-/** @throws ConfigurationError or ErrnoError that names the module to load or the permission to fix. */
+/** @throws ErrnoError that names the module to load or the permission to fix. */
 export async function openXenInstance(observe: Observer): Promise<HostInstance> {
   const instance = instanceName('xen');
+  // Grants are opened when they are first used; what is missing should be known before a guest waits for it.
+  const [missing] = missingDevices(['xenbus', 'evtchn', 'gntdev']);
+  if (missing !== undefined) throw missing;
   const runtime = standardRuntime(observe);
   const client = new XenstoreClient(openXenbusTransport(), runtime, { instance });
   try {

@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path';
 import { diskDevice, parseVdev } from '@pvkit/blkback';
 import { FileDevice } from '@pvkit/blkback/file';
 import { domid } from '@pvkit/ring';
-import { addDevice, type BackendBus, frontendPath, removeDevice } from '@pvkit/xenbus';
+import { addDevice, type BackendBus, removeDevice } from '@pvkit/xenbus';
 import { listenUnix } from '@pvkit/xenstore/unix';
 import logUpdate from 'log-update';
 import { checkImage, makeDemoImage } from '../demo-image.ts';
@@ -114,7 +114,7 @@ async function demonstrate(options: DemoOptions, log: Logger, shutdown: Shutdown
     };
     const worker = new GuestWorker(
       machine.guestHandle(guest),
-      { kind: 'disk-check', path: frontendPath(disk).replace(/^\/local\/domain\/\d+\//, '') },
+      { kind: 'disk-check', path: `device/vbd/${devid}` },
       (message) => {
         onMessage(message).catch((error) => {
           log.error({ err: error }, 'the demonstration failed');
